@@ -1,0 +1,1 @@
+"""The device's processes: agent, Flower ClientApp, local training, fetcher, inference, commands."""

@@ -1,0 +1,1 @@
+"""From a global model to gated artifacts, one per device class."""

@@ -1,0 +1,84 @@
+"""The exception hierarchy of `wildflower.ota`.
+
+* OtaError
+  x FormatError             bytes from outside are not the document they should be
+  + ReleaseError            something about a release cannot be trusted or used
+    x RefusedError          signature, digest, length, expiry or order is not what was signed
+    x IncompatibleError     the release requires what this device has not
+    x FetchError            the bytes could not be had (network, server, budget)
+  + DeviceError             the update lifecycle on a device
+    x IllegalEventError     the machine was given an event its phase does not accept
+    x TrialError            the release failed its trial: golden outputs, latency, memory, crash
+    x StorageError          a slot or the journal cannot be written (disk full, read-only)
+  + BuildError              a model cannot become an artifact
+    x ExportError           an operator has no counterpart in the target format
+    x GateError             a gate could not be evaluated
+  + RolloutError            a rollout was asked for something its phase or plan does not allow
+  x SummaryMismatchError    two summaries of different baselines cannot be merged
+
+`+` groups, `x` is raised. Every error carries `hint`: what the reader can do now, or "".
+"""
+
+
+class OtaError(Exception):
+    """Base class of every error `wildflower.ota` raises on purpose."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class FormatError(OtaError):
+    """Bytes from outside are not the document they should be."""
+
+
+class ReleaseError(OtaError):
+    """Something about a release cannot be trusted or used."""
+
+
+class RefusedError(ReleaseError):
+    """What was served is not what was signed."""
+
+
+class IncompatibleError(ReleaseError):
+    """The release requires something that this device has not."""
+
+
+class FetchError(ReleaseError):
+    """The bytes could not be had."""
+
+
+class DeviceError(OtaError):
+    """Something in the update lifecycle on a device went wrong."""
+
+
+class IllegalEventError(DeviceError):
+    """An event arrived in a phase that does not accept it; the state stands."""
+
+
+class TrialError(DeviceError):
+    """The release failed its trial."""
+
+
+class StorageError(DeviceError):
+    """A slot or the journal cannot be written."""
+
+
+class BuildError(OtaError):
+    """A model cannot become an artifact."""
+
+
+class ExportError(BuildError):
+    """An operator of the model has no counterpart in the target format."""
+
+
+class GateError(BuildError):
+    """A gate could not be evaluated."""
+
+
+class RolloutError(OtaError):
+    """The rollout's phase or plan does not allow what was asked."""
+
+
+class SummaryMismatchError(OtaError):
+    """Two summaries of different baselines cannot be merged."""

@@ -1,0 +1,1 @@
+"""What a fleet tells about its models: baselines, summaries, recording."""

@@ -1,0 +1,1 @@
+"""Signed releases: manifest, TUF repository, signing, the fetching client."""

@@ -1,0 +1,1 @@
+"""How a release reaches devices in stages: policy, machine, admission, document."""

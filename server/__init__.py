@@ -1,0 +1,1 @@
+"""The operator's processes: store, enrolment, gateway, rounds, release line, rollouts, REST."""

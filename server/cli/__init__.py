@@ -1,0 +1,1 @@
+"""The commands an operator calls; all but `server init` and `server up` are REST clients."""

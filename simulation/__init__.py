@@ -1,0 +1,1 @@
+"""A fleet on one machine: in one process, or as real processes."""

@@ -1,0 +1,1 @@
+"""The commands for trying things out: `demo`, `local`, `simulate`."""

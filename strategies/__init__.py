@@ -1,0 +1,1 @@
+"""How updates become one model: tasks, algorithms, rounds, secure aggregation."""

@@ -1,0 +1,59 @@
+"""The exception hierarchy of `wildflower.strategies`.
+
+* StrategyError
+  x TaskError               a task cannot be found or does not keep its contract
+  x LayoutError             arrays do not have the names, shapes or types they should have
+  x UpdateRefusedError      an update may not enter the sum (NaN, infinite, wrong shape, no samples)
+  x RoundAbortedError       a round ended without a model, and says why
+  x IllegalEventError       the round machine was given an event its phase does not accept
+  + SecAggError             the secure-aggregation protocol
+    x ProtocolError         the other side broke the protocol; nothing more is sent in this session
+    x SessionAbortedError   the session cannot finish (too few clients left); no sum is revealed
+    x CapacityError         the residues cannot hold the sum of this cohort
+
+`+` groups, `x` is raised. Every error carries `hint`: what the reader can do now, or "".
+"""
+
+
+class StrategyError(Exception):
+    """Base class of every error `wildflower.strategies` raises on purpose."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class TaskError(StrategyError):
+    """A task cannot be found or does not keep its contract."""
+
+
+class LayoutError(StrategyError):
+    """Arrays do not have the names, shapes or types they should have."""
+
+
+class UpdateRefusedError(StrategyError):
+    """An update may not enter the sum."""
+
+
+class RoundAbortedError(StrategyError):
+    """A round ended without a model."""
+
+
+class IllegalEventError(StrategyError):
+    """An event arrived in a phase that does not accept it; the state stands."""
+
+
+class SecAggError(StrategyError):
+    """Something in the secure-aggregation protocol went wrong."""
+
+
+class ProtocolError(SecAggError):
+    """The other side broke the protocol."""
+
+
+class SessionAbortedError(SecAggError):
+    """The session cannot finish; no sum is revealed."""
+
+
+class CapacityError(SecAggError):
+    """The residues cannot hold the sum of this cohort."""

@@ -1,0 +1,1 @@
+"""Secure aggregation: both halves of the protocol, side by side."""
