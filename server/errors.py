@@ -8,6 +8,7 @@
   x StartError              a process or listener could not start (port in use, child died)
   x RemoteError             the operator API refused a request, or could not be reached
   x SignerError             the release signer refused to sign
+  x BlobError               a stored file is no longer what its digest says
 
 `x` is raised. Every error carries `hint`: what the reader can do now, or "".
 """
@@ -47,3 +48,7 @@ class RemoteError(ServerError):
 
 class SignerError(ServerError):
     """The release signer refused to sign."""
+
+
+class BlobError(ServerError):
+    """A stored file is no longer what its digest says."""

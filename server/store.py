@@ -34,6 +34,18 @@ class Store(Protocol):
         """Return the record of a kind with this key, or None."""
         ...
 
+    def change(
+        self, kind: type[R], key: str, *also: Record, events: Sequence[Event] = (), **fields: object
+    ) -> R | None:
+        """Set some fields of one record, leaving its others; return what is stored now.
+
+        Several threads change a device: one revokes it while another stores what it runs. With
+        `put` the later would undo the earlier; here neither touches the other's fields. `also`
+        and `events` are put in the same transaction. None, and nothing done, if there is no such
+        record.
+        """
+        ...
+
     def all(self, kind: type[R], **equal: object) -> list[R]:
         """Return a kind's records whose fields equal what is given, in order of insertion."""
         ...
