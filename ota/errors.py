@@ -2,6 +2,7 @@
 
 * OtaError
   x FormatError             bytes from outside are not the document they should be
+  x ModelError              a runtime cannot load or run this model
   + ReleaseError            something about a release cannot be trusted or used
     x RefusedError          signature, digest, length, expiry or order is not what was signed
     x IncompatibleError     the release requires what this device has not
@@ -12,6 +13,7 @@
     x StorageError          a slot or the journal cannot be written (disk full, read-only)
   + BuildError              a model cannot become an artifact
     x ExportError           an operator has no counterpart in the target format
+    x QuantiseError         nothing worth mentioning in the model could be quantised
     x GateError             a gate could not be evaluated
   + RolloutError            a rollout was asked for something its phase or plan does not allow
   x SummaryMismatchError    two summaries of different baselines cannot be merged
@@ -30,6 +32,10 @@ class OtaError(Exception):
 
 class FormatError(OtaError):
     """Bytes from outside are not the document they should be."""
+
+
+class ModelError(OtaError):
+    """A runtime cannot load or run this model."""
 
 
 class ReleaseError(OtaError):
@@ -70,6 +76,10 @@ class BuildError(OtaError):
 
 class ExportError(BuildError):
     """An operator of the model has no counterpart in the target format."""
+
+
+class QuantiseError(BuildError):
+    """Nothing worth mentioning in the model could be quantised."""
 
 
 class GateError(BuildError):
