@@ -4,17 +4,20 @@ A group may be fed by two rooms (`device` is: the server invites, the device enr
 packages that a room needs are missing, the group is one line that says what to install.
 """
 
+import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 import click
 import typer
 import typer.core
+from click.shell_completion import CompletionItem
 
+from wildflower import __version__
 from wildflower.console import complain, present_all, wants_json
 from wildflower.logs import LogFormat, configure_logging
 
@@ -83,8 +86,27 @@ ENTRIES: Final[dict[str, Entry]] = {
 }
 
 
+class PlainFormatter(click.HelpFormatter):
+    """Help as plain text: typer escapes brackets for rich, which does not write our help."""
+
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        """Write two columns, brackets as they are."""
+        plain = [(name, text.replace("\\[", "[")) for name, text in rows]
+        super().write_dl(plain, col_max, col_spacing)
+
+
+class PlainContext(click.Context):
+    """A context whose help is plain text."""
+
+    formatter_class = PlainFormatter
+
+
 class LazyGroup(typer.core.TyperGroup):
     """The top of the command tree; it knows names and summaries without importing a room."""
+
+    context_class = PlainContext
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         """Return the names in the order in which a new user needs them."""
@@ -95,45 +117,90 @@ class LazyGroup(typer.core.TyperGroup):
         entry = ENTRIES.get(cmd_name)
         if entry is None:
             return None
-        if entry.needs and importlib.util.find_spec(entry.needs) is None:
-            return _hint(cmd_name, entry)
-        return _merge(cmd_name, entry)
+        return _hint(cmd_name, entry) if is_missing(entry) else _merge(cmd_name, entry)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or name the nearest one."""
+        name = args[0] if args else ""
+        if name not in ENTRIES and not name.startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(name, ENTRIES, n=1)
+            question = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {name!r}.{question}", ctx=ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the summaries without importing what they summarise."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.summary) for name, entry in ENTRIES.items()])
+            formatter.write_dl(
+                [
+                    (name, install_line(entry) if is_missing(entry) else entry.summary)
+                    for name, entry in ENTRIES.items()
+                ]
+            )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a name without importing what it names."""
+        names = [
+            CompletionItem(name, help=entry.summary)
+            for name, entry in ENTRIES.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+
+def is_missing(entry: Entry) -> bool:
+    """Whether a package that the entry needs is not installed."""
+    return bool(entry.needs) and importlib.util.find_spec(entry.needs) is None
+
+
+def install_line(entry: Entry) -> str:
+    """Return what to install for an entry, in one line."""
+    return f"needs {entry.needs}: pip install 'wildflower[{entry.extra}]'"
 
 
 def _hint(name: str, entry: Entry) -> click.Command:
-    sentence = f"`wildflower {name}` needs more: pip install 'wildflower[{entry.extra}]'"
+    sentence = f"`wildflower {name}` {install_line(entry)}"
 
     def refuse() -> None:
         raise click.ClickException(sentence)
 
     return click.Command(
         name,
-        callback=click.pass_context(lambda _ctx, **_: refuse()),
+        callback=refuse,
         help=sentence,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
 
 
 def _merge(name: str, entry: Entry) -> click.Command:
-    parts = []
+    applications = []
     for source in entry.sources:
         module, _, attribute = source.partition(":")
         application = getattr(importlib.import_module(module), attribute)
         present_all(application)
-        parts.append(typer.main.get_command(application))
-    first = parts[0]
-    first.name = name
-    first.help = first.help or entry.summary
-    for other in parts[1:]:
-        if isinstance(first, click.Group) and isinstance(other, click.Group):
-            for child, command in other.commands.items():
-                first.add_command(command, child)
-    return first
+        applications.append(application)
+    command: click.Command
+    if len(applications) == 1:
+        command = typer.main.get_command(applications[0])
+    else:  # groups, even of one command: typer would make that one the whole application
+        command, *others = map(typer.main.get_group, applications)
+        for other in others:
+            command.commands.update(other.commands)
+    command.name = name
+    command.help = command.help or entry.summary
+    _make_plain(command)
+    return command
+
+
+def _make_plain(command: click.Command) -> None:
+    """Have a command and those below it show help as this door does, whatever its room chose."""
+    command.context_class = PlainContext
+    if isinstance(command, typer.core.TyperCommand | typer.core.TyperGroup):
+        command.rich_markup_mode = None
+    for child in command.commands.values() if isinstance(command, click.Group) else ():
+        _make_plain(child)
 
 
 app = typer.Typer(
@@ -146,6 +213,12 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        click.echo(f"wildflower {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
     *,
@@ -153,8 +226,15 @@ def settings(
         LogFormat, typer.Option(help="How log lines are written to stderr.")
     ] = LogFormat.TEXT,
     verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for everything.")
+        int,
+        typer.Option(
+            "--verbose", "-v", count=True, show_default=False, help="Log more; -vv for everything."
+        ),
     ] = 0,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
 ) -> None:
     """Set what all commands share."""
     configure_logging(log_format, verbosity=verbose)
@@ -167,12 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=argv, prog_name="wildflower", standalone_mode=False)
+        command = typer.main.get_command(app)
+        code = command.main(args=argv, prog_name="wildflower", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else error.format_message())
+        click.echo(error.format_message(), err=True)
         sys.exit(2)
-    except click.ClickException as error:
-        sys.exit(complain(error, as_json=wants_json(argv)))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except Exception as error:  # noqa: BLE001  the outermost edge: everything is told, then exits

@@ -8,7 +8,8 @@ terminal, as plain lines in a pipe, or as one JSON object, and its errors become
     {"success": false, "error": {"type": ..., "message": ..., "hint": ...}}
 
 A result with a false `succeeded` is shown in full and exits with 1. An error may carry `hint`,
-the sentence that says what to do now.
+the sentence that says what to do now. Results hold text that devices chose; nothing in it reaches
+a terminal as a control sequence or begins a line of its own.
 """
 
 import functools
@@ -16,20 +17,25 @@ import inspect
 import itertools
 import json
 import logging
+import math
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from enum import StrEnum
-from typing import Annotated, Any
+from datetime import datetime
+from enum import Enum, StrEnum
+from typing import Annotated, Any, Final
 
 import click
 import typer
-from pydantic import TypeAdapter
-from rich.console import Console
-from rich.table import Table
+
+from wildflower.extras import extra_of
+from wildflower.logs import one_line
 
 log = logging.getLogger(__name__)
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+STREAMS: Final = (Iterator, Generator, Iterable)
 
 
 class Format(StrEnum):
@@ -44,54 +50,31 @@ def present_all(application: typer.Typer) -> None:
     for command in application.registered_commands:
         if command.callback is not None and not hasattr(command.callback, "__presented__"):
             command.callback = present(command.callback)
-            command.rich_help_panel = None
     for group in application.registered_groups:
         if group.typer_instance is not None:
             present_all(group.typer_instance)
 
 
 def present(function: Callable[..., object]) -> Callable[..., None]:
-    """Wrap a command so that what it returns is shown in the format asked for."""
-    signature = inspect.signature(function, eval_str=True)
+    """Wrap a command so that what it returns is shown in the format asked for.
 
-    def show_schema(asked: bool) -> None:
-        if asked:
-            click.echo(json.dumps(schema_of(function), indent=2, sort_keys=True))
-            raise typer.Exit
+    An iterator's results are shown as they come; the exit code is 1 if any of them failed.
+    """
 
     @functools.wraps(function)
     def command(**arguments: Any) -> None:
         style = arguments.pop("output_format")
         arguments.pop("schema")
         result = function(**arguments)
+        succeeded = True
         for part in result if isinstance(result, Iterator) else [result]:
             show(part, style)
-            if not getattr(part, "succeeded", True):
-                raise typer.Exit(1)
+            succeeded = succeeded and getattr(part, "succeeded", True)
+        if not succeeded:
+            raise typer.Exit(1)
 
-    options = [
-        inspect.Parameter(
-            "output_format",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=Format.TABLE,
-            annotation=Annotated[Format, typer.Option("--format", help="How to show the result.")],
-        ),
-        inspect.Parameter(
-            "schema",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[
-                bool,
-                typer.Option(
-                    "--schema",
-                    help="Show the JSON Schema of the output and exit.",
-                    callback=show_schema,
-                    is_eager=True,
-                ),
-            ],
-        ),
-    ]
-    parameters = [*signature.parameters.values(), *options]
+    signature = inspect.signature(function, eval_str=True)
+    parameters = [*signature.parameters.values(), *_output_options(function)]
     wrapped: Any = command
     wrapped.__signature__ = signature.replace(parameters=parameters, return_annotation=None)
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
@@ -100,119 +83,178 @@ def present(function: Callable[..., object]) -> Callable[..., None]:
     return command
 
 
+def _output_options(function: Callable[..., object]) -> list[inspect.Parameter]:
+    def show_schema(asked: bool) -> None:
+        if asked:
+            click.echo(json.dumps(schema_of(function), indent=2, sort_keys=True))
+            raise typer.Exit
+
+    style = typer.Option("--format", help="How to show the result.")
+    schema = typer.Option(
+        "--schema",
+        help="Show the JSON Schema of the output and exit.",
+        callback=show_schema,
+        is_eager=True,
+    )
+    only = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(
+            "output_format", only, default=Format.TABLE, annotation=Annotated[Format, style]
+        ),
+        inspect.Parameter("schema", only, default=False, annotation=Annotated[bool, schema]),
+    ]
+
+
 def result_type(function: Callable[..., object]) -> Any:
     """Return the type of one result: `T` for a function annotated `-> T` or `-> Iterator[T]`."""
     returned = inspect.signature(function, eval_str=True).return_annotation
-    if typing.get_origin(returned) is Iterator:
+    if typing.get_origin(returned) in STREAMS:
         return typing.get_args(returned)[0]
     return returned
 
 
 def schema_of(function: Callable[..., object]) -> dict[str, object]:
     """Return the JSON Schema (draft 2020-12) of a command's successful output."""
+    from pydantic import TypeAdapter  # 40 ms that only --schema has to spend
+
     kind = result_type(function)
     schema: dict[str, Any] = {"type": "object"}
     if kind is not None:
-        schema = TypeAdapter(kind).json_schema()
+        schema = TypeAdapter(kind).json_schema(mode="serialization")
     schema["properties"] = {"success": {"type": "boolean"}} | schema.get("properties", {})
     schema["required"] = ["success", *schema.get("required", [])]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+    return {"$schema": DIALECT} | schema
 
 
 def to_json(result: object) -> dict[str, object]:
-    """Return a result as the object that `--format json` prints."""
+    """Return a result as the object that `--format json` prints.
+
+    Bytes are hex. A number that JSON cannot hold (NaN, infinite) is null; a field that may be one
+    says so with the type `float | None`.
+    """
+    from pydantic_core import to_jsonable_python
+
     body: dict[str, object] = {}
     if result is not None:
-        body = TypeAdapter(type(result)).dump_python(result, mode="json")
+        body = to_jsonable_python(result, bytes_mode="hex", inf_nan_mode="null", fallback=dict)
     return {"success": getattr(result, "succeeded", True)} | body
 
 
 def show(result: object, style: Format) -> None:
-    """Write one result to standard output."""
+    """Write one result to standard output, at once: whoever reads a pipe waits for it."""
     if style is Format.JSON:
-        click.echo(json.dumps(to_json(result)))
+        click.echo(json.dumps(to_json(result), allow_nan=False))
     elif result is not None:
-        console = Console(soft_wrap=True)
-        _show_fields(result, console)
+        _show_fields(result, indent="")
+    sys.stdout.flush()
 
 
-def _show_fields(result: object, console: Console) -> None:
-    if not is_dataclass(result):
-        console.print(result, markup=False, highlight=False)
-        return
-    for field in fields(result):
+def _show_fields(result: object, indent: str) -> None:
+    for field in fields(result):  # type: ignore[arg-type]  # checked by tests/test_commands.py
         value = getattr(result, field.name)
         name = field.name.replace("_", " ")
-        if isinstance(value, Sequence) and value and is_dataclass(value[0]):
-            _show_rows(name, value, console)
+        if _is_rows(value):
+            _show_rows(name, value)
         elif is_dataclass(value):
-            _show_fields(value, console)
-        elif value not in (None, "", [], (), {}):
-            console.print(f"{name}: {_cell(value)}", markup=False, highlight=False)
+            click.echo(f"{indent}{name}:")
+            _show_fields(value, indent + "  ")
+        elif value is not None and value != "":
+            click.echo(f"{indent}{name}: {_cell(value)}")
 
 
-def _show_rows(name: str, rows: Sequence[Any], console: Console) -> None:
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and is_dataclass(value[0])
+
+
+def _show_rows(name: str, rows: Sequence[Any]) -> None:
     columns = [field.name for field in fields(rows[0])]
     cells = [[_cell(getattr(row, column)) for column in columns] for row in rows]
-    if not console.is_terminal:
+    if not sys.stdout.isatty():  # for `cut` and `awk`: a header, then one line a row
         for row in [columns, *cells]:
-            console.print("\t".join(row), markup=False, highlight=False)
+            click.echo("\t".join(row))
         return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(*(column.replace("_", " ") for column in columns), title=name)
     for row in cells:
-        table.add_row(*row)
-    console.print(table)
+        table.add_row(
+            *(Text(_shortened(cell)) for cell in row)
+        )  # Text: no markup in a device's words
+    Console().print(table)
 
 
-def _cell(value: object) -> str:
+def _shortened(cell: str) -> str:
+    """Return a digest's first twelve characters, enough to recognise it, as git does."""
+    is_digest = len(cell) == 64 and all(character in "0123456789abcdef" for character in cell)
+    return cell[:12] if is_digest else cell
+
+
+def _cell(value: object) -> str:  # noqa: PLR0911  one return per kind of value
     match value:
         case None:
             return "-"
+        case bool():
+            return "yes" if value else "no"
         case float():
-            return f"{value:.4g}"
-        case str() if len(value) == 64 and all(c in "0123456789abcdef" for c in value):
-            return value[:12]  # a digest: enough to recognise, as git does
+            return (
+                f"{value:.4g}"
+                if abs(value) < 10_000 or not math.isfinite(value)
+                else f"{value:.0f}"
+            )
+        case bytes():
+            return f"{len(value)} bytes"
+        case datetime():
+            return value.isoformat(sep=" ", timespec="seconds")
+        case Enum():
+            return _cell(value.value)
+        case Mapping():
+            return ", ".join(f"{key}={_cell(item)}" for key, item in value.items()) or "none"
         case list() | tuple():
-            return ", ".join(_cell(item) for item in value)
-        case dict():
-            return ", ".join(f"{key}={_cell(item)}" for key, item in value.items())
+            return ", ".join(_cell(item) for item in value) or "none"
         case _:
-            return str(value)
+            return one_line(str(value))
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for JSON, for errors that come before it is parsed."""
-    joined = [*arguments, ""]
-    pairs = itertools.pairwise(joined)
-    return "--format=json" in joined or ("--format", "json") in pairs
+    options = list(itertools.takewhile(lambda argument: argument != "--", arguments))
+    return "--format=json" in options or ("--format", "json") in itertools.pairwise(options)
 
 
 def complain(error: Exception, *, as_json: bool) -> int:
     """Tell what went wrong and what to do now; return the exit code."""
-    usage = isinstance(error, click.UsageError)
-    known = usage or isinstance(error, click.ClickException) or _is_ours(error)
-    if not known:
-        log.error("unexpected error", exc_info=error)
-    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    message = message or type(error).__name__
-    hint = getattr(error, "hint", "")
-    if usage and not hint:
-        hint = f"See: {_command_path(error)} --help"
+    kind, message, hint = _told(error)
     if as_json:
-        body = {"type": type(error).__name__, "message": message, "hint": hint}
+        body = {"type": kind, "message": message, "hint": hint}
         click.echo(json.dumps({"success": False, "error": body}))
     else:
-        click.echo(f"Error: {message}" + (f"\n{hint}" if hint else ""), err=True)
-    return 2 if usage else 1
+        click.echo("\n".join(filter(None, [f"Error: {one_line(message)}", hint])), err=True)
+    return 2 if isinstance(error, click.UsageError) else 1
+
+
+def _told(error: Exception) -> tuple[str, str, str]:
+    """Return an error's type, message and hint; log those that nobody raised on purpose."""
+    kind, message, hint = type(error).__name__, str(error), str(getattr(error, "hint", ""))
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "wildflower"
+        return kind, error.format_message(), hint or f"See: {path} --help"
+    if isinstance(error, click.ClickException):
+        return kind, error.format_message(), hint
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name or "")):
+        return kind, f"{error.name} is not installed.", f"pip install 'wildflower[{extra}]'"
+    if _is_ours(error):
+        return kind, message or kind, hint
+    if isinstance(error, OSError) and error.strerror:  # says what and where by itself
+        log.debug("refused by the system", exc_info=error)
+        return kind, f"{error.strerror}: {error.filename}" if error.filename else message, hint
+    log.error("unexpected error", exc_info=error)
+    return kind, f"{kind}: {message}" if message else kind, hint
 
 
 def _is_ours(error: Exception) -> bool:
     return any(kind.__module__.split(".")[0] == "wildflower" for kind in type(error).__mro__)
-
-
-def _command_path(error: Exception) -> str:
-    context = getattr(error, "ctx", None)
-    return context.command_path if context is not None else "wildflower"
 
 
 def is_interactive() -> bool:
