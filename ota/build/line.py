@@ -309,7 +309,7 @@ def is_candidate(evaluation: float | None, incumbent: float | None, *, slack: fl
 
 def supersedes(newer: State, queued: State) -> bool:
     """Whether `newer` takes the place of `queued`: a later model of the same name."""
-    is_waiting = queued.phase is Phase.MODEL and owed(newer) is not None
+    is_waiting = queued.phase is Phase.MODEL and newer.phase is not Phase.FAILED
     return is_waiting and newer.name == queued.name and newer.order > queued.order
 
 
