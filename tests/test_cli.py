@@ -121,9 +121,11 @@ def test_no_arguments_is_help_and_a_wrong_call(capsys: pytest.CaptureFixture[str
 
 def test_two_rooms_feed_one_group(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("fake", "other") == 0
-    assert call("fake", "several", "1") == 0
+    assert call("fake", "several", "2") == 0
     assert call("fake", "below", "leaf") == 0
-    assert capsys.readouterr().out == "number: 1\nsucceeded: yes\n" * 2 + (
+    assert capsys.readouterr().out == (
+        "number: 1\nsucceeded: yes\n"  # one result
+        "1\tyes\n2\tyes\n"  # a stream
         "number: 2\nsucceeded: yes\n"
     )
 

@@ -66,9 +66,10 @@ def present(function: Callable[..., object]) -> Callable[..., None]:
         style = arguments.pop("output_format")
         arguments.pop("schema")
         result = function(**arguments)
+        parts = result if isinstance(result, Iterator) else [result]
         succeeded = True
-        for part in result if isinstance(result, Iterator) else [result]:
-            show(part, style)
+        for part in parts:
+            show(part, style, as_line=parts is result)
             succeeded = succeeded and getattr(part, "succeeded", True)
         if not succeeded:
             raise typer.Exit(1)
@@ -140,13 +141,30 @@ def to_json(result: object) -> dict[str, object]:
     return {"success": getattr(result, "succeeded", True)} | body
 
 
-def show(result: object, style: Format) -> None:
-    """Write one result to standard output, at once: whoever reads a pipe waits for it."""
+def show(result: object, style: Format, *, as_line: bool = False) -> None:
+    """Write one result to standard output, at once: whoever reads a pipe waits for it.
+
+    Args:
+        result: What a command returned, or one of several.
+        style: The form asked for.
+        as_line: Whether to write its values in one line if they fit there; for streams.
+    """
     if style is Format.JSON:
         click.echo(json.dumps(to_json(result), allow_nan=False))
+    elif as_line and _is_flat(result):
+        click.echo("\t".join(_cell(value) for value in _values(result)))
     elif result is not None:
         _show_fields(result, indent="")
     sys.stdout.flush()
+
+
+def _values(result: object) -> list[object]:
+    return [getattr(result, f.name) for f in fields(result)] if is_dataclass(result) else []
+
+
+def _is_flat(result: object) -> bool:
+    values = _values(result)
+    return bool(values) and not any(is_dataclass(value) or _is_rows(value) for value in values)
 
 
 def _show_fields(result: object, indent: str) -> None:
