@@ -8,6 +8,7 @@
   x StartError              a process or listener could not start (port in use, child died)
   x RemoteError             the operator API refused a request, or could not be reached
   x SignerError             the release signer refused to sign
+  x StoreError              the database cannot be read or written (disk full, connection lost)
   x BlobError               a stored file is no longer what its digest says
 
 `x` is raised. Every error carries `hint`: what the reader can do now, or "".
@@ -48,6 +49,10 @@ class RemoteError(ServerError):
 
 class SignerError(ServerError):
     """The release signer refused to sign."""
+
+
+class StoreError(ServerError):
+    """The database cannot be read or written."""
 
 
 class BlobError(ServerError):

@@ -1,0 +1,1 @@
+"""How the tables of `server.tables` came to be, step by step; `SqlStore.open` runs what is due."""
