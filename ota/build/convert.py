@@ -1,0 +1,186 @@
+"""From ONNX to `.ort`, the flat format that ONNX Runtime maps without parsing.
+
+The session below is what `onnxruntime.tools.convert_onnx_models_to_ort` opens for its style
+"Fixed", without its prints and its root-logger set-up: all optimisations are done here, not on the
+device, save the NCHWc layout, which only x86 runs.
+
+ONNX Runtime writes one table of the file, the *kernel type string resolver*, in the order of a
+hash map that differs from run to run. `canonical` sorts it, so equal models give equal bytes:
+
+    [header, root table][resolver][model ...][version]      a FlatBuffer, written back to front
+
+All its offsets are relative and point forward, so the model behind moves as one block.
+"""
+
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from wildflower.ota.errors import ExportError
+
+IDENTIFIER: Final = b"ORTM"
+ALIGNMENT: Final = 16  # bytes; FlatBuffers aligns nothing more widely in this schema
+MODEL, RESOLVER = 1, 3  # fields of the root table, schema/ort.fbs of ONNX Runtime: InferenceSession
+
+Resolver = dict[str, dict[str, list[tuple[int, int]]]]
+"""By operator and type string: kinds and indices of the arguments that it speaks of."""
+
+
+def to_ort(model: bytes) -> bytes:
+    """Return the `.ort` form of an ONNX model.
+
+    Raises:
+        ExportError: ONNX Runtime cannot convert it.
+    """
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="wildflower-ort-") as directory:
+        target = Path(directory, "model.ort")
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(target)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry("session.save_model_format", "ORT")
+        options.add_session_config_entry("session.qdqisint8allowed", "0")  # 1 is for ARM only
+        try:
+            onnxruntime.InferenceSession(
+                model,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["NchwcTransformer"],
+            )
+        except Exception as error:  # ONNX Runtime's native errors share no base class
+            raise ExportError(f"the model cannot become .ort: {error}") from error
+        return canonical(target.read_bytes())
+
+
+def canonical(data: bytes) -> bytes:
+    """Return an `.ort` file with its resolver sorted; what the model computes is untouched.
+
+    Raises:
+        ExportError: Not an `.ort` file as this version of the format lays it out.
+    """
+    buffer = _Buffer(data)
+    root = buffer.follow(0)
+    resolver, model = buffer.child(root, RESOLVER), buffer.child(root, MODEL)
+    begin, end = buffer.end_of(root), min(model, buffer.vtable(model))
+    if data[4:8] != IDENTIFIER or not root < begin <= resolver < end:
+        raise ExportError(
+            "the .ort file is not laid out as expected",
+            hint="ota.build.convert knows ONNX Runtime 1.20 to 1.32; this one is another.",
+        )
+    block = _resolver_bytes(_read(buffer, resolver))
+    # A FlatBuffer is aligned from its end; a multiple of ALIGNMENT as a whole keeps that true.
+    begin = -(-begin // 4) * 4
+    gap = -(begin + len(block) + len(data) - end) % ALIGNMENT
+    shift = begin + len(block) + gap - end
+    head = bytearray(data[:begin])
+    for number in range(buffer.fields(root)):
+        if (place := buffer.field(root, number)) is not None:
+            target = place + buffer.u32(place)
+            is_resolver = number == RESOLVER
+            new = begin + struct.unpack_from("<I", block)[0] if is_resolver else target + shift
+            struct.pack_into("<I", head, place, new - place)
+    return bytes(head) + block + bytes(gap) + data[end:]
+
+
+class _Buffer:
+    """Reads a FlatBuffer: tables, their fields, vectors (flatbuffers.dev/internals)."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def u32(self, at: int) -> int:
+        return int(struct.unpack_from("<I", self._data, at)[0])
+
+    def follow(self, at: int) -> int:
+        return at + self.u32(at)
+
+    def vtable(self, table: int) -> int:
+        return int(table - struct.unpack_from("<i", self._data, table)[0])
+
+    def end_of(self, table: int) -> int:
+        return int(table + struct.unpack_from("<H", self._data, self.vtable(table) + 2)[0])
+
+    def fields(self, table: int) -> int:
+        return int(struct.unpack_from("<H", self._data, self.vtable(table))[0] - 4) // 2
+
+    def field(self, table: int, number: int) -> int | None:
+        """Return where a field lies, or None if it has its default."""
+        if number >= self.fields(table):
+            return None
+        offset = struct.unpack_from("<H", self._data, self.vtable(table) + 4 + 2 * number)[0]
+        return table + offset if offset else None
+
+    def child(self, table: int, number: int) -> int:
+        place = self.field(table, number)
+        if place is None:
+            raise ExportError(f"the .ort file lacks field {number}")
+        return self.follow(place)
+
+    def vector(self, table: int, number: int) -> Iterator[int]:
+        start = self.child(table, number)
+        for index in range(self.u32(start)):
+            yield self.follow(start + 4 + 4 * index)
+
+    def text(self, table: int, number: int) -> str:
+        start = self.child(table, number)
+        return self._data[start + 4 : start + 4 + self.u32(start)].decode()
+
+    def small(self, table: int, number: int, form: str) -> int:
+        place = self.field(table, number)
+        return 0 if place is None else int(struct.unpack_from(form, self._data, place)[0])
+
+
+def _read(buffer: _Buffer, resolver: int) -> Resolver:
+    return {
+        buffer.text(operator, 0): {
+            buffer.text(entry, 0): [
+                (buffer.small(argument, 0, "<b"), buffer.small(argument, 1, "<I"))
+                for argument in buffer.vector(entry, 1)
+            ]
+            for entry in buffer.vector(operator, 1)
+        }
+        for operator in buffer.vector(resolver, 0)
+    }
+
+
+def _resolver_bytes(resolver: Resolver) -> bytes:
+    """Return a FlatBuffer of the table alone, everything in it sorted."""
+    import flatbuffers  # type: ignore[import-untyped]  # ships no type information
+
+    builder = flatbuffers.Builder()
+    operators = []
+    for operator, entries in sorted(resolver.items()):
+        strings = []
+        for name, arguments in sorted(entries.items()):
+            pairs = [_argument(builder, *argument) for argument in sorted(arguments)]
+            strings.append(_pair(builder, builder.CreateString(name), _vector(builder, pairs)))
+        operators.append(_pair(builder, builder.CreateString(operator), _vector(builder, strings)))
+    listed = _vector(builder, operators)
+    builder.StartObject(1)
+    builder.PrependUOffsetTRelativeSlot(0, listed, 0)
+    builder.Finish(builder.EndObject())
+    return bytes(builder.Output())
+
+
+def _argument(builder: Any, kind: int, index: int) -> Any:
+    builder.StartObject(2)
+    builder.PrependInt8Slot(0, kind, 0)
+    builder.PrependUint32Slot(1, index, 0)
+    return builder.EndObject()
+
+
+def _pair(builder: Any, first: Any, second: Any) -> Any:
+    builder.StartObject(2)
+    builder.PrependUOffsetTRelativeSlot(0, first, 0)
+    builder.PrependUOffsetTRelativeSlot(1, second, 0)
+    return builder.EndObject()
+
+
+def _vector(builder: Any, parts: list[Any]) -> Any:
+    builder.StartVector(4, len(parts), 4)
+    for part in reversed(parts):
+        builder.PrependUOffsetTRelative(part)
+    return builder.EndVector()
