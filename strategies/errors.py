@@ -6,10 +6,15 @@
   x UpdateRefusedError      an update may not enter the sum (NaN, infinite, wrong shape, no samples)
   x RoundAbortedError       a round ended without a model, and says why
   x IllegalEventError       the round machine was given an event its phase does not accept
+  x StoredStateError        stored bytes are not a state of ours
   + SecAggError             the secure-aggregation protocol
     x ProtocolError         the other side broke the protocol; nothing more is sent in this session
     x SessionAbortedError   the session cannot finish (too few clients left); no sum is revealed
     x CapacityError         the residues cannot hold the sum of this cohort
+  + LinkError               Flower's SuperLink, which carries the messages of a round
+    x UnreachableError      it does not answer; it may come back
+    x LinkRefusedError      it answered, and refused; the same request is refused again
+    x RunEndedError         the Flower run is over or was stopped
 
 `+` groups, `x` is raised. Every error carries `hint`: what the reader can do now, or "".
 """
@@ -43,6 +48,10 @@ class IllegalEventError(StrategyError):
     """An event arrived in a phase that does not accept it; the state stands."""
 
 
+class StoredStateError(StrategyError):
+    """Stored bytes are not a state of ours."""
+
+
 class SecAggError(StrategyError):
     """Something in the secure-aggregation protocol went wrong."""
 
@@ -57,3 +66,19 @@ class SessionAbortedError(SecAggError):
 
 class CapacityError(SecAggError):
     """The residues cannot hold the sum of this cohort."""
+
+
+class LinkError(StrategyError):
+    """Something between us and Flower's SuperLink went wrong."""
+
+
+class UnreachableError(LinkError):
+    """The SuperLink does not answer; it may come back."""
+
+
+class LinkRefusedError(LinkError):
+    """The SuperLink answered, and refused."""
+
+
+class RunEndedError(LinkError):
+    """The Flower run is over or was stopped."""

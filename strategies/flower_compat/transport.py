@@ -1,0 +1,156 @@
+"""Calls to a SuperLink: with a patience, their errors translated; objects pushed and pulled.
+
+A message travels as a tree of objects, each named by its SHA-256: the message, its records, their
+arrays. Who sends first announces the tree, then pushes the objects the other side lacks.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, NoReturn, TypeVar
+
+import httpx
+from flwr.app import Message
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.error import FlowerError
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
+from flwr.supercore.run import RunNotRunningException
+
+from wildflower.strategies.errors import (
+    LinkError,
+    LinkRefusedError,
+    RunEndedError,
+    UnreachableError,
+)
+from wildflower.strategies.flower_compat.messages import name
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+BUSY: Final = frozenset({502, 503, 504})
+"""HTTP status codes of a server or proxy that may answer later."""
+
+RETRY_S: Final = 0.25  # seconds between two attempts
+
+RUN_OVER: Final = frozenset({"FLEET_RUN_STATUS_NOT_ALLOWED", "RUN_ALREADY_FINISHED"})
+"""Names of Flower's error codes that say that a run is no longer running."""
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Let only `LinkError`s out.
+
+    Raises:
+        UnreachableError: No answer, or one that says "later".
+        RunEndedError: The run is over.
+        LinkRefusedError: Any other refusal.
+    """
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise UnreachableError(f"the SuperLink does not answer: {error}") from error
+    except httpx.HTTPStatusError as error:
+        _translate(error)
+    except RunNotRunningException as error:
+        raise RunEndedError("the Flower run is over") from error
+    except (ObjectPullError, ObjectPushError) as error:
+        raise LinkRefusedError(f"an object of a message was lost: {error}") from error
+
+
+def _translate(error: httpx.HTTPStatusError) -> NoReturn:
+    status, text = error.response.status_code, error.response.text
+    if status in BUSY:
+        raise UnreachableError(f"the SuperLink answers {status}: try later") from error
+    found = FlowerError.from_json(text)
+    code = "" if found is None else getattr(found.code, "name", str(found.code))
+    if code in RUN_OVER:
+        raise RunEndedError("the Flower run is over") from error
+    said = text[:200] if found is None else f"{code or found.code}: {found.message}"
+    raise LinkRefusedError(f"the SuperLink answers {status} to {error.request.url.path}: {said}")
+
+
+def call(what: Callable[[Q], R], request: Q, *, patience_s: float = 0.0) -> R:
+    """Make a call; while the other side does not answer, repeat it until the patience is over.
+
+    Raises:
+        LinkError: See `translated`.
+    """
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            with translated():
+                return what(request)
+        except UnreachableError:
+            if time.monotonic() + RETRY_S > end:
+                raise
+            threading.Event().wait(RETRY_S)
+
+
+def pull(tree: ObjectTree, pull_object: Callable[[str], bytes]) -> Message:
+    """Fetch the objects of a message and put it together.
+
+    Raises:
+        LinkError: An object is missing or altered.
+    """
+    ids = [node.object_id for node in iterate_object_tree(tree)]
+    contents = pull_objects(ids, pull_object)
+    message = inflate_object_from_contents(tree.object_id, contents)
+    if not isinstance(message, Message):
+        raise LinkRefusedError(f"expected a message, found {type(message).__name__}")
+    name(message, tree.object_id)
+    return message
+
+
+def push(message: Message, push_object: Callable[[str, bytes], None], wanted: set[str]) -> None:
+    """Send those objects of a message that the other side lacks."""
+    push_objects(get_all_nested_objects(message), push_object, object_ids_to_push=wanted)
+
+
+class Heartbeat:
+    """Tells the SuperLink every few seconds that we are there, from a thread of its own.
+
+    It ends neither the process nor the connection: what it finds out is kept in `failure`.
+    """
+
+    def __init__(self, beat: Callable[[], bool], every_s: float) -> None:
+        self._beat, self._every_s = beat, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.failure: LinkError | None = None
+        """Why the SuperLink no longer knows us; None while it does."""
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise what the last heartbeat found out, if it was refused."""
+        if self.failure is not None:
+            raise self.failure
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with translated():
+                    known = self._beat()
+                self.failure = None if known else RunEndedError("the SuperLink has let us go")
+            except UnreachableError:
+                pass  # it may come back; whoever needs it meets the error itself
+            except LinkError as error:
+                self.failure = error
+            self._stop.wait(self._every_s)
