@@ -64,25 +64,35 @@ def canonical(data: bytes) -> bytes:
     buffer = _Buffer(data)
     root = buffer.follow(0)
     resolver, model = buffer.child(root, RESOLVER), buffer.child(root, MODEL)
-    begin, end = buffer.end_of(root), min(model, buffer.vtable(model))
-    if data[4:8] != IDENTIFIER or not root < begin <= resolver < end:
+    end = min(model, buffer.vtable(model))
+    if data[4:8] != IDENTIFIER or not root < resolver < end < len(data):
         raise ExportError(
             "the .ort file is not laid out as expected",
             hint="ota.build.convert knows ONNX Runtime 1.20 to 1.32; this one is another.",
         )
     block = _resolver_bytes(_read(buffer, resolver))
+    numbers = range(buffer.fields(root))
+    fields = {n: at for n in numbers if (at := buffer.field(root, n)) is not None}
+    head = bytearray(_head(len(numbers), list(fields)))
     # A FlatBuffer is aligned from its end; a multiple of ALIGNMENT as a whole keeps that true.
-    begin = -(-begin // 4) * 4
-    gap = -(begin + len(block) + len(data) - end) % ALIGNMENT
-    shift = begin + len(block) + gap - end
-    head = bytearray(data[:begin])
-    for number in range(buffer.fields(root)):
-        if (place := buffer.field(root, number)) is not None:
-            target = place + buffer.u32(place)
-            is_resolver = number == RESOLVER
-            new = begin + struct.unpack_from("<I", block)[0] if is_resolver else target + shift
-            struct.pack_into("<I", head, place, new - place)
+    gap = -(len(head) + len(block) + len(data) - end) % ALIGNMENT
+    shift = len(head) + len(block) + gap - end
+    for place, (number, at) in zip(range(-4 * len(fields), 0, 4), fields.items(), strict=True):
+        target = buffer.follow(at) + shift
+        if number == RESOLVER:
+            target = len(head) + int(struct.unpack_from("<I", block)[0])
+        struct.pack_into("<I", head, len(head) + place, target - len(head) - place)
     return bytes(head) + block + bytes(gap) + data[end:]
+
+
+def _head(numbers: int, present: list[int]) -> bytes:
+    """Return the begin of a file up to the end of its root table, whose fields are 0."""
+    offsets = [4 + 4 * present.index(n) if n in present else 0 for n in range(numbers)]
+    vtable = struct.pack(f"<{numbers + 2}H", 4 + 2 * numbers, 4 + 4 * len(present), *offsets)
+    vtable += bytes(-len(vtable) % 4)
+    root = 8 + len(vtable)
+    table = struct.pack("<i", len(vtable)) + bytes(4 * len(present))
+    return struct.pack("<I", root) + IDENTIFIER + vtable + table
 
 
 class _Buffer:
@@ -99,9 +109,6 @@ class _Buffer:
 
     def vtable(self, table: int) -> int:
         return int(table - struct.unpack_from("<i", self._data, table)[0])
-
-    def end_of(self, table: int) -> int:
-        return int(table + struct.unpack_from("<H", self._data, self.vtable(table) + 2)[0])
 
     def fields(self, table: int) -> int:
         return int(struct.unpack_from("<H", self._data, self.vtable(table))[0] - 4) // 2
