@@ -28,9 +28,10 @@ def test_the_own_task_is_a_task() -> None:
 
 
 def test_naming_the_own_task_imports_no_torch() -> None:
-    code = f"import sys; from wildflower.strategies.task import find_task; find_task({str(OWN_TASK)!r})"
+    named = f"from wildflower.strategies.task import find_task; find_task({str(OWN_TASK)!r})"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], check=False
+        [sys.executable, "-c", f"import sys; {named}; sys.exit('torch' in sys.modules)"],
+        check=False,
     )
     assert done.returncode == 0
 

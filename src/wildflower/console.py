@@ -158,8 +158,12 @@ def show(result: object, style: Format, *, as_line: bool = False) -> None:
     sys.stdout.flush()
 
 
+def _names(result: object) -> list[str]:
+    return [field.name for field in fields(result)] if is_dataclass(result) else []
+
+
 def _values(result: object) -> list[object]:
-    return [getattr(result, f.name) for f in fields(result)] if is_dataclass(result) else []
+    return [getattr(result, name) for name in _names(result)]
 
 
 def _is_flat(result: object) -> bool:
@@ -168,16 +172,20 @@ def _is_flat(result: object) -> bool:
 
 
 def _show_fields(result: object, indent: str) -> None:
-    for field in fields(result):  # type: ignore[arg-type]  # checked by tests/test_commands.py
-        value = getattr(result, field.name)
-        name = field.name.replace("_", " ")
-        if _is_rows(value):
-            _show_rows(name, value)
-        elif is_dataclass(value):
-            click.echo(f"{indent}{name}:")
-            _show_fields(value, indent + "  ")
-        elif value is not None and value != "":
-            click.echo(f"{indent}{name}: {_cell(value)}")
+    for name, value in zip(_names(result), _values(result), strict=True):
+        _show_field(name.replace("_", " "), value, indent)
+
+
+def _show_field(name: str, value: object, indent: str) -> None:
+    if value is None or value == "":
+        return
+    if isinstance(value, list | tuple) and _is_rows(value):
+        _show_rows(name, value)
+    elif is_dataclass(value):
+        click.echo(f"{indent}{name}:")
+        _show_fields(value, indent + "  ")
+    else:
+        click.echo(f"{indent}{name}: {_cell(value)}")
 
 
 def _is_rows(value: object) -> bool:
@@ -185,8 +193,8 @@ def _is_rows(value: object) -> bool:
 
 
 def _show_rows(name: str, rows: Sequence[Any]) -> None:
-    columns = [field.name for field in fields(rows[0])]
-    cells = [[_cell(getattr(row, column)) for column in columns] for row in rows]
+    columns = _names(rows[0])
+    cells = [[_cell(value) for value in _values(row)] for row in rows]
     if not sys.stdout.isatty():  # for `cut` and `awk`: a header, then one line a row
         for row in [columns, *cells]:
             click.echo("\t".join(row))

@@ -76,7 +76,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class StderrHandler(logging.Handler):
+class StderrLines(logging.Handler):
     """Writes to what stderr is at that moment: daemons and tests replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -99,7 +99,7 @@ def configure_logging(style: LogFormat, *, verbosity: int = 0) -> None:
         style: How each line is written.
         verbosity: 0 shows warnings, 1 our decisions, 2 and more everything of everyone.
     """
-    handler = StderrHandler()
+    handler = StderrLines()
     line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(
         JsonFormatter() if style is LogFormat.JSON else TextFormatter(line, "%H:%M:%S")
