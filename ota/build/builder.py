@@ -1,0 +1,378 @@
+"""Builds, for each device class, an artifact and everything that a release of it needs.
+
+    model, task, proxy rows -> export -> the recipe's stages -> assess -> gates
+
+Each stage's outputs are looked up by `line.key` first, so what did not change is not built again.
+A model's architecture is code and has no digest; what it *computes* has. So PyTorch's answers to
+the proxy rows enter the export's key, and editing the task's code makes a new artifact exactly if
+it makes other answers.
+
+Proxy rows belong to the operator: the first half calibrates, the second half is for the gates and
+has no part in the build; sixteen of it travel with the release as golden inputs.
+"""
+
+import io
+import json
+import logging
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from wildflower.ota import canonical
+from wildflower.ota.build import convert, export, quantise
+from wildflower.ota.build.gates import Budgets, GateReport, Measurement, Precision, judge
+from wildflower.ota.build.line import Stage, key
+from wildflower.ota.build.measure import cpu_flags, measure
+from wildflower.ota.build.recipes import ASSESS, EXPORT, Recipe, recipe_for
+from wildflower.ota.build.store import BuildStore, Outputs
+from wildflower.ota.device.profile import CLASSES, SelfReport
+from wildflower.ota.device.runtime import OrtRuntime
+from wildflower.ota.errors import FormatError
+from wildflower.ota.observe import baseline
+from wildflower.ota.release.manifest import Requirement, TrialBudget
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.float32]
+Inputs = Mapping[str, bytes | npt.NDArray[Any]]
+
+GOLDEN_ROWS: Final = 16
+MIN_ROWS: Final = 2 * GOLDEN_ROWS
+TOOLS: Final = ("numpy", "onnx", "onnxruntime", "torch")
+AGENT_MIN: Final = "0.1.0"  # the first that reads this form of manifest
+MIB: Final = 1024 * 1024
+
+
+class Buildable(Protocol):
+    """What the build needs of a task; `strategies.task.Task` is one."""
+
+    name: str
+    """Name of the model's line."""
+
+    labels: Sequence[str]
+    """Names of the classes, in the order of the model's outputs."""
+
+    def build_model(self) -> "torch.nn.Module":
+        """Return a fresh model of the task's architecture."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The operator's own labelled rows.
+
+    Attributes:
+        inputs: Shape (n, ...), n >= 32, float32.
+        targets: Shape (n,), indices of classes.
+    """
+
+    inputs: Array
+    targets: npt.NDArray[Any]
+
+    @property
+    def half(self) -> int:
+        """Index of the first row that calibration does not see."""
+        return len(self.inputs) // 2
+
+    @property
+    def golden(self) -> Array:
+        """The rows that travel with the release, spread evenly over the gates' half."""
+        places = np.linspace(self.half, len(self.inputs) - 1, GOLDEN_ROWS).astype(np.intp)
+        return self.inputs[places]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltArtifact:
+    """Everything that a release of one device class needs.
+
+    Attributes:
+        device_class: The class.
+        recipe: How it was built.
+        model: Bytes of the model's file.
+        golden: Bytes of the `.npz` with `inputs` and this artifact's own `outputs`.
+        baseline: Bytes of the baseline document.
+        report: The gates.
+        requires: What a device must offer.
+        trial: What it must show on the device.
+        is_cached: Whether every stage came from the cache.
+    """
+
+    device_class: str
+    recipe: Recipe
+    model: bytes
+    golden: bytes
+    baseline: bytes
+    report: GateReport
+    requires: Requirement
+    trial: TrialBudget
+    is_cached: bool
+
+
+class Builder:
+    """Builds artifacts of one task from one set of proxy rows."""
+
+    def __init__(
+        self, task: Buildable, proxy: Proxy, store: BuildStore, *, budgets: Budgets | None = None
+    ) -> None:
+        """Take what all builds share.
+
+        Raises:
+            FormatError: Too few proxy rows, or not as many targets as inputs.
+        """
+        if len(proxy.inputs) < MIN_ROWS or len(proxy.inputs) != len(proxy.targets):
+            raise FormatError(
+                f"the proxy set has {len(proxy.inputs)} inputs and {len(proxy.targets)} targets",
+                hint=f"The build needs at least {MIN_ROWS} labelled examples.",
+            )
+        self._task = task
+        self._proxy = proxy
+        self._store = store
+        self._budgets = budgets or Budgets()
+        self._versions = {name: version(name) for name in TOOLS} | {
+            "python": platform.python_version()
+        }
+        self._toolchain = _digest_of(self._versions)
+
+    def build(self, model: bytes, device_classes: Sequence[str]) -> list[BuiltArtifact]:
+        """Build an artifact for each device class.
+
+        Args:
+            model: The global model's safetensors file.
+            device_classes: Names of the classes.
+
+        Raises:
+            BuildError: A class without a recipe, an operator without a counterpart, a model that
+                cannot be quantised, or a gate that cannot be evaluated.
+            FormatError: The file is not a model of this task.
+        """
+        recipes = {name: recipe_for(name) for name in device_classes}
+        network = load_parameters(self._task.build_model(), model)
+        answers = export.reference(network, self._proxy.inputs)
+        if answers.shape != (len(self._proxy.inputs), len(self._task.labels)):
+            raise FormatError(
+                f"the model answers with {answers.shape}, the task has {len(self._task.labels)} "
+                "labels"
+            )
+        run = _Run(self._store, self._toolchain)
+        onnx = run.stage(
+            EXPORT,
+            {"model": model, "answers": answers, "calibration": self._calibration},
+            lambda: export.to_onnx(network, self._calibration),
+        )
+        return [
+            self._artifact(name, recipe, model, onnx, answers, _Run.after(run))
+            for name, recipe in recipes.items()
+        ]
+
+    @property
+    def _calibration(self) -> Array:
+        return self._proxy.inputs[: self._proxy.half]
+
+    def _artifact(
+        self,
+        device_class: str,
+        recipe: Recipe,
+        model: bytes,
+        onnx: bytes,
+        answers: Array,
+        run: "_Run",
+    ) -> BuiltArtifact:
+        data = onnx
+        for stage in recipe.stages:
+            data = self._apply(stage, data, run)
+        assessed = self._assess(data, onnx, answers, run)
+        found = Measurement(**json.loads(assessed["measurement"]))
+        is_target_cpu = _is_host(device_class)
+        report = GateReport(
+            artifact=canonical.digest(data),
+            model=canonical.digest(model),
+            device_class=device_class,
+            recipe=recipe.name,
+            results=judge(found, self._budgets, recipe.precision, is_target_cpu=is_target_cpu),
+            toolchain=self._versions,
+        )
+        files = (data, assessed["golden"], assessed["baseline"])
+        log.info(
+            "artifact built",
+            extra={
+                "device_class": device_class,
+                "recipe": recipe.name,
+                "artifact": report.artifact,
+                "passed": report.passed,
+                "cached": run.is_cached,
+            },
+        )
+        return BuiltArtifact(
+            device_class,
+            recipe,
+            *files,
+            report=report,
+            requires=self._requires(device_class, recipe, onnx, found, files),
+            trial=self._trial(recipe, data, found, answers),
+            is_cached=run.is_cached,
+        )
+
+    def _apply(self, stage: Stage, data: bytes, run: "_Run") -> bytes:
+        if stage.name == "quantise":
+            reduce_range = bool(stage.parameters["reduce_range"])
+            return run.stage(
+                stage,
+                {"model": data, "calibration": self._calibration},
+                lambda: quantise.to_int8(data, self._calibration, reduce_range=reduce_range),
+            )
+        return run.stage(stage, {"model": data}, lambda: convert.to_ort(data))
+
+    def _assess(self, data: bytes, onnx: bytes, answers: Array, run: "_Run") -> Outputs:
+        """Return the measurement, golden rows and baseline of an artifact, as this host finds them.
+
+        The host is part of the key: another CPU rounds int8 otherwise and takes another time.
+        """
+        rows = slice(self._proxy.half, None)
+        inputs, targets = self._proxy.inputs[rows], self._proxy.targets[rows]
+
+        def make() -> Outputs:
+            found = measure(data, inputs, targets, answers[rows], reference_size=len(onnx))
+            reference = baseline.of(
+                self._task.labels, self._calibration, answers[: self._proxy.half]
+            )
+            return {
+                "measurement": canonical.to_bytes(asdict(found)),
+                "golden": golden_bytes(data, self._proxy.golden),
+                "baseline": reference.to_bytes(),
+            }
+
+        host = {"machine": platform.machine(), "flags": list(cpu_flags())}
+        labels = json.dumps(list(self._task.labels)).encode()
+        named: Inputs = {
+            "model": data,
+            "reference": onnx,
+            "answers": answers,
+            "inputs": self._proxy.inputs,
+            "targets": targets,
+            "labels": labels,
+            "host": _canonical(host),
+        }
+        return run.outputs(ASSESS, named, make)
+
+    def _requires(
+        self,
+        device_class: str,
+        recipe: Recipe,
+        onnx: bytes,
+        found: Measurement,
+        files: tuple[bytes, ...],
+    ) -> Requirement:
+        return Requirement(
+            device_class=device_class,
+            runtime="onnxruntime",
+            runtime_min=recipe.runtime_min or ".".join(version("onnxruntime").split(".")[:2]),
+            runtime_below="2",
+            opset=export.opset_of(onnx),
+            agent_min=AGENT_MIN,
+            ram_bytes=-(-found.rss_bytes // MIB) * MIB,
+            disk_bytes=2 * sum(len(data) for data in files),  # part file and slot together
+        )
+
+    def _trial(
+        self, recipe: Recipe, data: bytes, found: Measurement, answers: Array
+    ) -> TrialBudget:
+        """Return what a trial must show: the build host's answers, up to correct rounding.
+
+        fp32 kernels differ by 1e-5 of the largest output at most; int8 ones by a step or two of
+        the output's own quantisation, where a wrong kernel is off by dozens of steps.
+        """
+        scale = float(np.abs(answers).max())
+        tolerance = self._budgets.max_error * max(1.0, scale)
+        if recipe.precision is Precision.INT8:
+            tolerance = 2 * quantise.output_step(data) or 0.01 * scale
+        return TrialBudget(
+            tolerance=tolerance,
+            min_agreement=0.9,  # of 16 rows one may lie on the border of two classes
+            latency_ms=self._budgets.max_latency_ms,
+            # A trial also holds the agent's own modules, and page size is the device's matter.
+            rss_bytes=(-(-2 * found.rss_bytes // MIB) + 64) * MIB,
+        )
+
+
+class _Run:
+    """Looks stages up and remembers whether all of them were there."""
+
+    def __init__(self, store: BuildStore, toolchain: str) -> None:
+        self._store = store
+        self._toolchain = toolchain
+        self.is_cached = True
+
+    @classmethod
+    def after(cls, run: "_Run") -> "_Run":
+        """Return a run for one artifact, cached only if what came before it was."""
+        mine = cls(run._store, run._toolchain)
+        mine.is_cached = run.is_cached
+        return mine
+
+    def outputs(self, stage: Stage, inputs: Inputs, make: Callable[[], Outputs]) -> Outputs:
+        digests = {name: canonical.digest(_bytes_of(value)) for name, value in inputs.items()}
+        found, is_cached = self._store.made(key(stage, digests, self._toolchain), make)
+        log.info("stage done", extra={"stage": stage.name, "cached": is_cached})
+        self.is_cached = self.is_cached and is_cached
+        return found
+
+    def stage(self, stage: Stage, inputs: Inputs, make: Callable[[], bytes]) -> bytes:
+        return self.outputs(stage, inputs, lambda: {"model": make()})["model"]
+
+
+def load_parameters(network: "torch.nn.Module", model: bytes) -> "torch.nn.Module":
+    """Return the network with the parameters of a safetensors file.
+
+    Raises:
+        FormatError: Not a safetensors file, or other arrays than the network has.
+    """
+    import safetensors
+    import safetensors.torch
+
+    try:
+        parameters = safetensors.torch.load(model)
+        network.load_state_dict(parameters, strict=True)
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"not a safetensors model: {error}") from error
+    except RuntimeError as error:
+        raise FormatError(
+            f"the model does not fit the task: {error}",
+            hint="Name the task that the model was trained with.",
+        ) from error
+    return network.eval()
+
+
+def golden_bytes(model: bytes, inputs: Array) -> bytes:
+    """Return an `.npz` of inputs and this artifact's outputs, both float32."""
+    file = io.BytesIO()
+    np.savez(file, inputs=inputs, outputs=OrtRuntime().load(model).run(inputs))
+    return file.getvalue()
+
+
+def _is_host(device_class: str) -> bool:
+    """Whether this host keeps the promise of a device class."""
+    report = SelfReport(platform.machine(), cpu_flags(), 0, 0, "", {})
+    return CLASSES[device_class].fits(report)
+
+
+def _bytes_of(value: bytes | npt.NDArray[Any]) -> bytes:
+    """Return what a digest is taken of: for arrays, their type and shape too."""
+    if isinstance(value, bytes):
+        return value
+    return f"{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes()
+
+
+def _canonical(document: Mapping[str, Any]) -> bytes:
+    return canonical.to_bytes(dict(document))
+
+
+def _digest_of(document: Mapping[str, Any]) -> str:
+    return canonical.digest(_canonical(document))
