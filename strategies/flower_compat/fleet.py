@@ -7,7 +7,6 @@ device's own decision.
 
 import contextlib
 import ssl
-import time
 from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,7 +23,9 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     PullObjectRequest,
+    PullObjectResponse,
     PushObjectRequest,
+    PushObjectResponse,
 )
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
@@ -33,12 +34,11 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.interceptors.http.utils import add_headers
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from wildflower.strategies.errors import LinkRefusedError, RunEndedError
+from wildflower.strategies.errors import LinkError, LinkRefusedError, RunEndedError
 from wildflower.strategies.flower_compat.messages import name
 from wildflower.strategies.flower_compat.transport import Heartbeat, call, pull, push
 
@@ -111,16 +111,74 @@ class FleetConnection:
             return None
         run_id = answer.messages_list[0].metadata.run_id
         tree = answer.message_object_trees[0]
-        with translated():
-            message = pull(
-                tree,
-                make_pull_object_fn_protobuf(self._pull_object, self._node, run_id),
-            )
-        call(
-            self._client.ConfirmMessageReceived,
-            ConfirmMessageReceivedRequest(
-                node=self._node, run_id=run_id, message_object_id=tree.object_id
-            ),
-            patience_s=PATIENCE_S,
+        message = pull(tree, make_pull_object_fn_protobuf(self._pull_object, self._node, run_id))
+        confirmation = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=run_id, message_object_id=tree.object_id
         )
+        call(self._client.ConfirmMessageReceived, confirmation, patience_s=PATIENCE_S)
         return message
+
+    def reply(self, message: Message, *, runtime_s: float = 0.0) -> None:
+        """Send a reply; it is repeated for a while if nobody answers.
+
+        Args:
+            message: A reply to a message that was received here.
+            runtime_s: How long the app took; Flower keeps it for its own statistics.
+
+        Raises:
+            RunEndedError: The run is over: nobody waits for the reply.
+            LinkError: The SuperLink does not answer, or refuses.
+        """
+        run_id = message.metadata.run_id
+        with no_object_id_recompute():
+            name(message, message.object_id)
+            bare = remove_content_from_message(message) if message.has_content() else message
+            request = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(bare)],
+                message_object_trees=[get_object_tree(message)],
+                clientapp_runtime_list=[runtime_s],
+            )
+            answer = call(self._client.PushMessages, request, patience_s=PATIENCE_S)
+            push_object = make_push_object_fn_protobuf(
+                self._push_object, self._node, run_id, answer.session_id
+            )
+            push(message, push_object, set(answer.objects_to_push))
+
+    def is_running(self, run_id: int) -> bool:
+        """Tell whether a run goes on.
+
+        Raises:
+            LinkError: The SuperLink does not answer, or refuses.
+        """
+        try:
+            call(self._client.GetRun, GetRunRequest(node=self._node, run_id=run_id))
+        except RunEndedError:
+            return False
+        return True
+
+    def _activate(self) -> int:
+        request = ActivateNodeRequest(
+            public_key=public_key_to_bytes(self._key.public_key()), heartbeat_interval=HEARTBEAT_S
+        )
+        try:
+            return call(self._client.ActivateNode, request).node_id
+        except LinkRefusedError:
+            if not self._last_node:
+                raise
+        self._deactivate(self._last_node)
+        return call(self._client.ActivateNode, request).node_id
+
+    def _deactivate(self, node_id: int) -> None:
+        with contextlib.suppress(LinkError):  # going offline is a courtesy
+            call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=node_id))
+
+    def _beat(self) -> bool:
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_S)
+        return self._client.SendNodeHeartbeat(request).success
+
+    def _pull_object(self, request: PullObjectRequest) -> PullObjectResponse:
+        return call(self._client.PullObject, request, patience_s=PATIENCE_S)
+
+    def _push_object(self, request: PushObjectRequest) -> PushObjectResponse:
+        return call(self._client.PushObject, request, patience_s=PATIENCE_S)

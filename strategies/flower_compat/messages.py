@@ -6,6 +6,7 @@ identity into each message as they send it (`stamp`); the variables only need to
 """
 
 from flwr.app import Message, RecordDict
+from flwr.app.message.message import make_message
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -15,15 +16,13 @@ SERVER_NODE = 1
 
 def assume_identity() -> None:
     """Let this process build messages: give Flower's process-wide variables values, if unset."""
-    if TaskIdentity._task_id is None:  # noqa: SLF001  # its property raises where it is unset
+    if TaskIdentity._task_id is None:  # its property raises where it is unset
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, SERVER_NODE
 
 
 def stamp(message: Message, *, run_id: int, task_id: int | None = None) -> None:
     """Write the identity of the sending run into a message that was built in this process."""
-    message.metadata.__dict__.update(
-        _run_id=run_id, _src_node_id=SERVER_NODE, _src_task_id=task_id
-    )
+    message.metadata.__dict__.update(_run_id=run_id, _src_node_id=SERVER_NODE, _src_task_id=task_id)
 
 
 def name(message: Message, message_id: str) -> None:
@@ -33,7 +32,7 @@ def name(message: Message, message_id: str) -> None:
 
 def with_content(message: Message, content: RecordDict) -> Message:
     """Return the message with other content, and the very same metadata."""
-    return Message(content=content, metadata=message.metadata)
+    return make_message(metadata=message.metadata, content=content)
 
 
 def empty_run(run_id: int) -> Run:

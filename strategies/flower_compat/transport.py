@@ -13,7 +13,8 @@ from typing import Final, NoReturn, TypeVar
 import httpx
 from flwr.app import Message
 from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.error import FlowerError
+from flwr.supercore.constant import TASK_TOKEN_HEADER
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     iterate_object_tree,
@@ -43,8 +44,12 @@ BUSY: Final = frozenset({502, 503, 504})
 
 RETRY_S: Final = 0.25  # seconds between two attempts
 
-RUN_OVER: Final = frozenset({"FLEET_RUN_STATUS_NOT_ALLOWED", "RUN_ALREADY_FINISHED"})
-"""Names of Flower's error codes that say that a run is no longer running."""
+PULL_RETRY_S: Final = 0.05  # an object is announced before it is there; Flower's default is 1
+
+RUN_OVER: Final = frozenset(
+    {ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, ApiErrorCode.RUN_ALREADY_FINISHED}
+)
+"""Flower's error codes that say that a run is no longer running."""
 
 
 @contextlib.contextmanager
@@ -73,11 +78,14 @@ def _translate(error: httpx.HTTPStatusError) -> NoReturn:
     if status in BUSY:
         raise UnreachableError(f"the SuperLink answers {status}: try later") from error
     found = FlowerError.from_json(text)
-    code = "" if found is None else getattr(found.code, "name", str(found.code))
-    if code in RUN_OVER:
+    if found is not None and found.code in RUN_OVER:
         raise RunEndedError("the Flower run is over") from error
-    said = text[:200] if found is None else f"{code or found.code}: {found.message}"
-    raise LinkRefusedError(f"the SuperLink answers {status} to {error.request.url.path}: {said}")
+    if status == httpx.codes.UNAUTHORIZED and TASK_TOKEN_HEADER in error.request.headers:
+        raise RunEndedError("the Flower run was stopped, or let go unheard of") from error
+    said = text[:200] if found is None else f"{found.message} (code {int(found.code)})"
+    raise LinkRefusedError(
+        f"the SuperLink answers {status} to {error.request.url.path}: {said}"
+    ) from error
 
 
 def call(what: Callable[[Q], R], request: Q, *, patience_s: float = 0.0) -> R:
@@ -101,10 +109,11 @@ def pull(tree: ObjectTree, pull_object: Callable[[str], bytes]) -> Message:
     """Fetch the objects of a message and put it together.
 
     Raises:
-        LinkError: An object is missing or altered.
+        LinkError: An object is missing, or the other side does not answer.
     """
     ids = [node.object_id for node in iterate_object_tree(tree)]
-    contents = pull_objects(ids, pull_object)
+    with translated():
+        contents = pull_objects(ids, pull_object, initial_backoff=PULL_RETRY_S)
     message = inflate_object_from_contents(tree.object_id, contents)
     if not isinstance(message, Message):
         raise LinkRefusedError(f"expected a message, found {type(message).__name__}")
@@ -113,8 +122,13 @@ def pull(tree: ObjectTree, pull_object: Callable[[str], bytes]) -> Message:
 
 
 def push(message: Message, push_object: Callable[[str, bytes], None], wanted: set[str]) -> None:
-    """Send those objects of a message that the other side lacks."""
-    push_objects(get_all_nested_objects(message), push_object, object_ids_to_push=wanted)
+    """Send those objects of a message that the other side lacks.
+
+    Raises:
+        LinkError: The other side does not take one, or does not answer.
+    """
+    with translated():
+        push_objects(get_all_nested_objects(message), push_object, object_ids_to_push=wanted)
 
 
 class Heartbeat:
