@@ -166,6 +166,14 @@ def test_a_wrong_call_is_told_in_a_sentence_and_exits_2(
     assert "\nSee: wildflower" in written.err
 
 
+@pytest.mark.parametrize("option", ["--log-format", "--verbose", "-v"])
+def test_an_option_of_all_commands_in_the_wrong_place_is_told_its_place(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("fake", "everything", option) == 2
+    assert f"\n{option} comes before the command" in capsys.readouterr().err
+
+
 def test_a_wrong_call_is_json_where_json_was_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

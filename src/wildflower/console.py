@@ -35,6 +35,9 @@ from wildflower.logs import one_line
 log = logging.getLogger(__name__)
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+OF_ALL: Final = ("--log-format", "--verbose", "-v")
+"""Options that belong to `wildflower` itself."""
+
 STREAMS: Final = (Iterator, Generator, Iterable)
 
 
@@ -264,8 +267,7 @@ def _told(error: Exception) -> tuple[str, str, str]:
     """Return an error's type, message and hint; log those that nobody raised on purpose."""
     kind, message, hint = type(error).__name__, str(error), str(getattr(error, "hint", ""))
     if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx else "wildflower"
-        return kind, error.format_message(), hint or f"See: {path} --help"
+        return kind, error.format_message(), hint or _usage_hint(error)
     if isinstance(error, click.ClickException):
         return kind, error.format_message(), hint
     if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name or "")):
@@ -277,6 +279,13 @@ def _told(error: Exception) -> tuple[str, str, str]:
         return kind, f"{error.strerror}: {error.filename}" if error.filename else message, hint
     log.error("unexpected error", exc_info=error)
     return kind, f"{kind}: {message}" if message else kind, hint
+
+
+def _usage_hint(error: click.UsageError) -> str:
+    option = getattr(error, "option_name", "")
+    if isinstance(error, click.NoSuchOption) and option in OF_ALL:
+        return f"{option} comes before the command: wildflower {option} ... COMMAND"
+    return f"See: {error.ctx.command_path if error.ctx else 'wildflower'} --help"
 
 
 def _is_ours(error: Exception) -> bool:
