@@ -181,6 +181,15 @@ def agree(private: bytes, public: bytes, session: bytes, purpose: bytes) -> byte
     return derive(shared, session, purpose)
 
 
+def check_order(public: bytes) -> None:
+    """Refuse a public key of low order, whose secrets everybody knows.
+
+    Raises:
+        ProtocolError: It is one.
+    """
+    agree(bytes(31) + b"\x40", public, b"", b"")
+
+
 def self_mask_key(seed: bytes, session: bytes) -> bytes:
     """Return the key of a client's own mask."""
     return derive(seed, session, b"self")

@@ -8,9 +8,9 @@
 
 `receive` takes one client's message; a refused one (`ProtocolError`) changes nothing and makes its
 sender a dropout, no more. The caller decides when it has waited long enough and closes the phase;
-`is_enough` tells when waiting on cannot change the outcome. Clients may be lost in every phase:
-the session ends with the exact sum of those whose masked update arrived, or in
-`SessionAbortedError`, and the secrets it puts together are checked against what their owners signed.
+`is_enough` tells when waiting on cannot change the outcome. Clients may be lost in every phase: the
+session ends with the exact sum of those whose masked update arrived, or in `SessionAbortedError`,
+and the secrets it puts together are checked against what their owners signed.
 
 Messages add up as they arrive: the server holds one vector, however many clients there are. The
 session lives in memory; after a crash of the server the round begins a new one.
@@ -120,7 +120,9 @@ class Session:
     @property
     def is_enough(self) -> bool:
         """True if waiting on cannot change the outcome: all are there, or all can be unmasked."""
-        return not self.missing or (self.phase is Phase.UNMASKING and not self._unrecoverable())
+        return not self.missing or (
+            self.phase is Phase.UNMASKING and not self._unrecoverable(self._revealed)
+        )
 
     def receive(self, sender: str, message: Message, *, now: datetime) -> None:
         """Take one client's message.
@@ -170,6 +172,8 @@ class Session:
         if message.device != sender:
             raise ProtocolError(f"{sender} advertises keys of {message.device}")
         keys.verify(self.params, message, ca=self._ca, now=now)
+        for public in (message.sealing_key, message.masking_key):
+            keys.check_order(public)  # it would make every neighbour give up
         self._advertised[sender] = message
 
     def _take_shares(self, sender: str, message: Shares) -> None:
@@ -219,12 +223,13 @@ class Session:
             SessionAbortedError: Too few clients shared their secrets.
         """
         after = self._close(Phase.SHARING)
+        self._require(len(self._shared), "shared their secrets")
         going_on = set(self._shared)
         while lonely := {
             device for device in going_on if self._holders(device, going_on) < self.params.threshold
         }:
             going_on -= lonely
-        self._require(len(going_on), "shared their secrets")
+        self._require(len(going_on), "shared their secrets and have neighbours that did")
         self._expected, self.phase = frozenset(going_on), after
         return {
             device: Delivery(
@@ -255,6 +260,11 @@ class Session:
             )
             for device in sorted(self._masked)
         }
+        if lost := self._unrecoverable(self._masked):
+            raise self._abort(
+                f"{len(self._masked)} masked updates arrived, the masks of {len(lost)} clients can"
+                f" not be taken off with them: {self.params.threshold} holders each are needed"
+            )
         self._expected, self.phase = frozenset(self._masked), after
         return dict(self._requests)
 
@@ -265,7 +275,7 @@ class Session:
             SessionAbortedError: Too few clients answered, or their shares do not fit.
         """
         after = self._close(Phase.UNMASKING)
-        if lost := self._unrecoverable():
+        if lost := self._unrecoverable(self._revealed):
             raise self._abort(
                 f"{len(self._revealed)} of {len(self._masked)} clients answered: the masks of"
                 f" {len(lost)} cannot be taken off, {self.params.threshold} shares each are needed"
@@ -292,7 +302,7 @@ class Session:
 
     def _abort(self, reason: str) -> SessionAbortedError:
         self.phase = Phase.ABORTED
-        return SessionAbortedError(reason, hint="Nothing was revealed; a new session may begin.")
+        return SessionAbortedError(reason, hint="No sum was revealed; begin a new session.")
 
     def _holders(self, device: str, among: Collection[str]) -> int:
         """Return how many of `among` hold a share of the device's secrets, itself included."""
@@ -302,12 +312,12 @@ class Session:
         """Return who shared secrets, is not in the sum, and left a mask in it."""
         return {device for request in self._requests.values() for device in request.dead}
 
-    def _unrecoverable(self) -> set[str]:
-        """Return the clients whose masks the reveals so far cannot take off."""
+    def _unrecoverable(self, answering: Collection[str]) -> set[str]:
+        """Return the clients whose masks the reveals of `answering` cannot take off."""
         return {
             device
             for device in self._masked | self._gone()
-            if self._holders(device, self._revealed) < self.params.threshold
+            if self._holders(device, answering) < self.params.threshold
         }
 
     def _shares_of(self, device: str) -> dict[int, bytes]:
