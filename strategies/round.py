@@ -124,7 +124,11 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The evaluation is done, or left to the next round; its figures are added to the round's."""
+    """The evaluation is done, or left to the next round, or it failed, which undoes no model.
+
+    Attributes:
+        metrics: Its figures, added to the round's; none is a legal answer.
+    """
 
     metrics: Mapping[str, float]
 
@@ -214,8 +218,8 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[type[Event], Phase]]] = {
     Phase.RECORDED: {},
     Phase.ABORTED: {},
 }
-"""The whole lifecycle on one screen. Two things it does not show: devices fewer than the quorum lead
-to ABORTED, and `Woke` is accepted everywhere: it counts, and leads from TRAINING to SAMPLING."""
+"""The whole lifecycle on one screen. It does not show that fewer devices than the quorum lead to
+ABORTED, and that `Woke` is accepted everywhere: it counts, and leads from TRAINING to SAMPLING."""
 
 
 def step(state: Round, event: Event) -> Round:
@@ -235,36 +239,7 @@ def step(state: Round, event: Event) -> Round:
         raise IllegalEventError(
             f"{type(event).__name__} in round {state.number} of {state.training}, {state.phase}"
         )
-    match event:
-        case Drawn(cohort):
-            after = replace(state, phase=target, cohort=_ids(cohort))
-            return _with_quorum(after, cohort, "could be drawn")
-        case Gathered(connected):
-            after = replace(state, phase=target, connected=_ids(connected))
-            return _with_quorum(after, connected, "were connected by the deadline")
-        case Reached(stage):
-            return replace(state, stage=stage)
-        case Aggregated(survivors, aggregate, metrics):
-            if len(set(survivors)) < state.quorum:
-                return _with_quorum(state, survivors, "sent an update by the deadline")
-            return replace(
-                state,
-                phase=target,
-                stage="",
-                survivors=_ids(survivors),
-                aggregate=aggregate,
-                metrics={**state.metrics, **metrics},
-            )
-        case Applied(model):
-            return replace(state, model=model)
-        case Evaluated(metrics):
-            return replace(state, phase=target, metrics={**state.metrics, **metrics})
-        case Recorded():
-            return replace(state, phase=target)
-        case Failed(reason):
-            return replace(state, phase=target, stage="", reason=reason)
-        case _:
-            assert_never(event)
+    return _held_to_quorum(replace(state, phase=target, **_changes(state, event)), event)
 
 
 def owed(state: Round) -> Effect | None:
@@ -297,13 +272,44 @@ def _is_in_order(state: Round, event: Event) -> bool:
             return True
 
 
-def _with_quorum(state: Round, devices: tuple[str, ...], did: str) -> Round:
-    found = len(set(devices))
+def _changes(state: Round, event: Event) -> dict[str, Any]:
+    """Return the fields that `event` changes, besides the phase."""
+    match event:
+        case Drawn(cohort):
+            return {"cohort": _ids(cohort)}
+        case Gathered(connected):
+            return {"connected": _ids(connected)}
+        case Reached(stage):
+            return {"stage": stage}
+        case Aggregated(survivors, aggregate, metrics):
+            figures = {**state.metrics, **metrics}
+            known = {"survivors": _ids(survivors), "aggregate": aggregate}
+            return {"stage": "", "metrics": figures, **known}
+        case Applied(model):
+            return {"model": model}
+        case Evaluated(metrics):
+            return {"metrics": {**state.metrics, **metrics}}
+        case Failed(reason):
+            return {"stage": "", "reason": reason}
+        case _:
+            return {}
+
+
+def _held_to_quorum(state: Round, event: Event) -> Round:
+    """Abort the round where fewer devices than the quorum are left."""
+    match event:
+        case Drawn():
+            found, did = len(state.cohort), "could be drawn"
+        case Gathered():
+            found, did = len(state.connected), f"of {len(state.cohort)} were connected in time"
+        case Aggregated():
+            found, did = len(state.survivors), f"of {len(state.connected)} sent their update"
+        case _:
+            return state
     if found >= state.quorum:
         return state
-    asked = f" of {len(state.cohort)}" if len(state.cohort) > found else ""
-    reason = f"Only {found}{asked} devices {did}; the quorum is {state.quorum}."
-    return replace(state, phase=Phase.ABORTED, stage="", reason=reason)
+    reason = f"Only {found} devices {did}; the quorum is {state.quorum}."
+    return replace(state, phase=Phase.ABORTED, stage="", aggregate="", reason=reason)
 
 
 def _woke(state: Round) -> Round:
