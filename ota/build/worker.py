@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from wildflower.logs import LogFormat, configure_logging
 from wildflower.ota import canonical
 from wildflower.ota.build.builder import Buildable, Builder, BuiltArtifact, Proxy
 from wildflower.ota.build.gates import Budgets
@@ -128,7 +129,7 @@ def main() -> int:
     parser.add_argument("--finder", default=FINDER, help="module:function that finds the task")
     options = parser.parse_args()
     with _answer_channel() as channel:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s %(message)s")
+        configure_logging(LogFormat.TEXT, verbosity=1)
         _limit_threads()
         request = sys.stdin.buffer.read(MAX_REQUEST + 1)
         told, code = serve(request, lambda: pkgutil.resolve_name(options.finder))

@@ -285,7 +285,8 @@ def _feature(entry: Any) -> Feature:
         tuple(float(edge) for edge in entry["edges"]),
         tuple(int(n) for n in entry["counts"]),
     )
-    edges = np.asarray(feature.edges, np.float32)
+    with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+        edges = np.asarray(feature.edges, np.float32)
     is_ascending = bool((np.diff(edges) > 0).all() and np.isfinite(edges).all())
     if not 2 <= len(edges) <= BINS + 1 or not is_ascending:
         raise ValueError(f"{feature.name}: 2 to {BINS + 1} ascending edges")
