@@ -173,7 +173,7 @@ class Encoding:
             bounded *= scale
             bounded += rng.random(part.size, dtype=np.float32)
             np.floor(bounded, out=bounded)
-            out[start : start + CHUNK] = bounded.astype(np.int32).view(np.uint32)
+            out[start : start + part.size] = bounded.astype(np.int32).view(np.uint32)
         return clipped
 
     def _encode_statistic(self, name: str, quantum: float, found: Mapping[str, float]) -> int:

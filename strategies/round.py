@@ -291,8 +291,10 @@ def _changes(state: Round, event: Event) -> dict[str, Any]:
             return {"metrics": {**state.metrics, **metrics}}
         case Failed(reason):
             return {"stage": "", "reason": reason}
-        case _:
+        case Recorded() | Woke():
             return {}
+        case _:
+            assert_never(event)
 
 
 def _held_to_quorum(state: Round, event: Event) -> Round:
