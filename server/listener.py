@@ -95,9 +95,9 @@ class Listener:
     def __init__(
         self, application: Any, place: Place, tls: TlsFiles | None, *, concurrency: int = 1000
     ) -> None:
+        self._server = _Announcing(_config(application, tls, concurrency))
         self._socket = bind(place)
         self.port: int = self._socket.getsockname()[1]
-        self._server = _Announcing(_config(application, tls, concurrency))
         self._thread = threading.Thread(target=self._run, name=place.key, daemon=True)
         self._place = place
 
@@ -147,7 +147,7 @@ def _config(application: Any, tls: TlsFiles | None, concurrency: int) -> uvicorn
         secured = {"ssl_keyfile": str(tls.key), "ssl_certfile": str(tls.certificate)}
         if tls.client_ca is not None:
             secured |= {"ssl_ca_certs": str(tls.client_ca), "ssl_cert_reqs": ssl.CERT_OPTIONAL}
-    return uvicorn.Config(
+    config = uvicorn.Config(
         application,
         http=PeerCertificateProtocol,
         ws="none",
@@ -159,3 +159,10 @@ def _config(application: Any, tls: TlsFiles | None, concurrency: int) -> uvicorn
         limit_concurrency=concurrency,
         **secured,
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise StartError(
+            f"the TLS files cannot be used: {error}", hint=f"Check {tls.key if tls else ''}."
+        ) from error
+    return config

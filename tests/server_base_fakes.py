@@ -1,6 +1,8 @@
 """A CA, a server's TLS files and devices with real keys, for tests of the listeners."""
 
 import ssl
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -125,11 +127,8 @@ def tls_files(authority: Authority, directory: Path, *, client_ca: bool = True) 
     )
 
 
-def until(holds: Callable[[], bool], store: Store, seconds: float = 10.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for a condition that another thread brings about."""
-    import threading
-    import time
-
     pause, end = threading.Event(), time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "waited in vain"
