@@ -1,10 +1,8 @@
 """Every command of every room: its help, its example, its schema, and what it needs to be named."""
 
 import json
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -13,9 +11,9 @@ from typing import Any, get_args
 import click
 import jsonschema
 import pytest
-from typer.main import get_command
+from tests.command_lines import check, leaves
 
-from wildflower.cli import ENTRIES, app, main
+from wildflower.cli import ENTRIES, main
 from wildflower.console import result_type, schema_of
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
@@ -35,37 +33,13 @@ main(sys.argv[1:])
 """
 
 
-def leaves(entry: str) -> Iterator[tuple[str, Any]]:
-    """Yield an entry's commands, each with its words, such as "server up"."""
-    group = get_command(app)
-    assert isinstance(group, click.Group)
-    command = group.get_command(click.Context(group), entry)
-    assert command is not None
-    yield from below(entry, command)
-
-
-def below(words: str, command: click.Command) -> Iterator[tuple[str, Any]]:
-    if not isinstance(command, click.Group):
-        yield words, command
-        return
-    for name, child in command.commands.items():
-        yield from below(f"{words} {name}", child)
-
-
-def parse(command: click.Command, words: str, line: str) -> None:
-    """Parse a command line as far as names go; values need not exist."""
-    arguments = shlex.split(line.removeprefix(f"wildflower {words}"))
-    context = click.Context(command, info_name=words)
-    command.make_parser(context).parse_args(arguments)
-
-
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_command_has_help_an_example_and_output_options(entry: str) -> None:
     for words, command in leaves(entry):
         assert command.help, words
         example = (command.epilog or "").partition("Example: ")[2]
         assert example.startswith(f"wildflower {words}"), f"{words}: {command.epilog!r}"
-        parse(command, words, example)
+        check(example)
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--format", "--schema"} <= options, words
         for parameter in command.params:

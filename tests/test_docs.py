@@ -8,12 +8,11 @@ import tomllib
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
+from tests.command_lines import check, find
 
-from wildflower.cli import ENTRIES, app
+from wildflower.cli import ENTRIES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -106,17 +105,6 @@ def feature_rows() -> list[list[str]]:
     return [row for row in rows if not set(row[0]) <= {"-", ":"} and row[0] != "feature"]
 
 
-def command_exists(words: list[str]) -> bool:
-    """Whether `wildflower WORDS` is a command or a group."""
-    command: Any = typer.main.get_command(app)
-    context = command.make_context("wildflower", [], resilient_parsing=True)
-    for word in words:
-        command = command.get_command(context, word) if hasattr(command, "get_command") else None
-        if command is None:
-            return False
-    return True
-
-
 def test_every_feature_names_a_command_or_an_api_and_a_test() -> None:
     for row in feature_rows():
         assert len(row) == 4, row
@@ -129,7 +117,20 @@ def test_every_command_in_the_features_exists() -> None:
     text = (DOCS / "features.md").read_text()
     commands = re.findall(r"`wildflower ([a-z]+(?: [a-z]+)?)", text)
     assert {command.split()[0] for command in commands} >= set(ENTRIES), "a command is not listed"
-    assert [command for command in commands if not command_exists(command.split())] == []
+    assert [command for command in commands if find(command.split())[0] is None] == []
+
+
+def command_lines(page: Path) -> list[str]:
+    """Return the lines that begin with `wildflower` in a page's shell examples."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("wildflower ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_line_shown_has_a_command_and_options_that_exist(page: Path) -> None:
+    for line in command_lines(page):
+        check(line)
 
 
 def test_every_file_in_the_features_exists() -> None:
