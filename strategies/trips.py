@@ -1,0 +1,336 @@
+"""One round over any Flower `Grid`: messages out, answers in, a sum at the end.
+
+A round is one trip (plain) or four (secure):
+
+    plain     train -> updates, each checked and added as it arrives
+    secure    advertise -> share -> train -> unmask, as `secagg.server.Session` says
+
+A device that is lost costs no time-out: a trip ends when everyone has answered, is gone, or its
+time is over. Nothing is asked twice: a device that lost a message has lost its place in the round.
+What a device sends can make that device a refusal, never the round a failure; the round fails only
+when fewer than the quorum are left, or the masks cannot be taken off.
+
+Not here: whom to invite, what becomes of the sum, what is stored (`server.rounds`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+from cryptography import x509
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from wildflower.strategies import round_messages as wire
+from wildflower.strategies.algorithms.algorithm import Algorithm, Sum
+from wildflower.strategies.arrays import Layout, Update, Vector
+from wildflower.strategies.errors import (
+    RoundAbortedError,
+    SecAggError,
+    UpdateRefusedError,
+)
+from wildflower.strategies.fixed_point import CLIPPED, Encoding
+from wildflower.strategies.guards import check_update
+from wildflower.strategies.secagg import keys
+from wildflower.strategies.secagg.graph import plan_graph
+from wildflower.strategies.secagg.messages import (
+    Advertisement,
+    Masked,
+    Reveal,
+    SessionParams,
+    Shares,
+)
+from wildflower.strategies.secagg.server import Session
+from wildflower.strategies.trip import Take, Trips
+
+SHARES_OF_TIME: Final[Mapping[str, float]] = {
+    "advertise": 0.3,  # devices may still be starting
+    "share": 0.1,
+    "train": 0.5,
+    "unmask": 0.1,
+}
+"""How a secure round's time is dealt out to its trips; what one leaves over is not used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRequest:
+    """What a round is to do.
+
+    Attributes:
+        training: Id of the training.
+        number: Number of the round in the training, from 1.
+        layout: Which part of the vector is which array.
+        vector: The model to start from, shape (layout.size,).
+        config: What the devices' app is told, beside the model.
+        statistics: Names of the sums that are asked for; see `round_messages`.
+        clip: Largest absolute change of one parameter that enters the sum.
+        max_weight: Largest weight of one device.
+        timeout_s: How long the round may take, in seconds.
+        min_clients: Fewest devices in the sum.
+        poll_s: Seconds between two looks for answers.
+    """
+
+    training: str
+    number: int
+    layout: Layout
+    vector: Vector = field(repr=False)
+    config: Mapping[str, float | int | str]
+    statistics: tuple[str, ...]
+    clip: float
+    max_weight: float
+    timeout_s: float
+    min_clients: int
+    poll_s: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What came of a round.
+
+    Attributes:
+        total: The sum.
+        survivors: Node ids whose updates are in it, sorted.
+        refusals: Node id to why it is not: refused, gone, too late.
+        stages: Seconds that each stage took.
+    """
+
+    total: Sum
+    survivors: tuple[int, ...]
+    refusals: Mapping[int, str]
+    stages: Mapping[str, float]
+
+
+def plain_round(
+    grid: Grid,
+    nodes: Sequence[int],
+    request: RoundRequest,
+    *,
+    is_gone: Callable[[int], bool],
+    algorithm: Algorithm[Any],
+    evaluate_only: bool = False,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> RoundResult:
+    """Have devices train, and add up what they send in plain.
+
+    Args:
+        grid: Reaches the nodes.
+        nodes: Node ids of the cohort.
+        request: What to do.
+        is_gone: Tells whether a node lost its connection since the round began.
+        algorithm: Adds the updates up.
+        evaluate_only: The devices do not train; only statistics are added up.
+        on_stage: Is told the name of each stage as it begins.
+
+    Raises:
+        RoundAbortedError: Fewer devices than the quorum are left.
+        LinkError: The grid lost its SuperLink.
+    """
+    trips = _trips(grid, request, is_gone, on_stage)
+    total = algorithm.zero(0 if evaluate_only else request.layout.size)
+    size = total.vector.size
+
+    def take(_: int, content: RecordDict) -> None:
+        nonlocal total
+        update = wire.read_update(content, size, request.statistics, evaluate_only=evaluate_only)
+        check_update(update, size, evaluate_only=evaluate_only)
+        total = algorithm.add(total, _bounded(update, request, evaluate_only=evaluate_only))
+
+    kind = wire.EVALUATE if evaluate_only else wire.TRAIN
+    content = _model(request)
+    survivors = trips.trip(
+        kind, dict.fromkeys(nodes, content), take, timeout_s=request.timeout_s, stage="train"
+    )
+    trips.require(survivors, "sent an update that counts")
+    return RoundResult(total, tuple(sorted(survivors)), trips.refusals, trips.stages)
+
+
+def secure_round(
+    grid: Grid,
+    nodes: Sequence[int],
+    request: RoundRequest,
+    *,
+    is_gone: Callable[[int], bool],
+    entropy: bytes,
+    ca_pem: bytes,
+    evaluate_only: bool = False,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> RoundResult:
+    """Have devices train, and learn the sum of their updates and nothing else.
+
+    Args:
+        grid: Reaches the nodes.
+        nodes: Node ids of the cohort.
+        request: What to do.
+        is_gone: Tells whether a node lost its connection since the round began.
+        entropy: 32 or more secret random bytes, for this call only.
+        ca_pem: The enrolment CA whose devices may take part, PEM.
+        evaluate_only: The devices do not train; only statistics are added up.
+        on_stage: Is told the name of each stage as it begins.
+
+    Raises:
+        RoundAbortedError: Fewer devices than the quorum are left, or the masks cannot be taken
+            off; nothing was revealed.
+        LinkError: The grid lost its SuperLink.
+    """
+    trips = _trips(grid, request, is_gone, on_stage)
+    try:
+        params = _params(request, len(nodes), entropy, evaluate_only=evaluate_only)
+        secure = _SecureTrips(trips, request, params, entropy, keys.load_ca(ca_pem))
+        secure.advertise(nodes)
+        secure.share()
+        secure.train(wire.EVALUATE if evaluate_only else wire.TRAIN)
+        return secure.unmask()
+    except SecAggError as error:
+        raise RoundAbortedError(f"secure aggregation: {error}", hint=error.hint) from error
+
+
+def _params(
+    request: RoundRequest, clients: int, entropy: bytes, *, evaluate_only: bool
+) -> SessionParams:
+    """Return the session's parameters; an evaluation adds up no vector."""
+    graph = plan_graph(clients)
+    encoding = Encoding.for_cohort(
+        size=0 if evaluate_only else request.layout.size,
+        clip=request.clip,
+        max_weight=request.max_weight,
+        clients=clients,
+        statistics=request.statistics,
+    )
+    session = keys.derive(entropy, b"", b"trips/session")
+    return SessionParams(
+        session, request.training, request.number, graph.threshold, graph.degree, encoding
+    )
+
+
+def _trips(
+    grid: Grid,
+    request: RoundRequest,
+    is_gone: Callable[[int], bool],
+    on_stage: Callable[[str], None],
+) -> Trips:
+    group = f"{request.training}/{request.number}"
+    return Trips(grid, group, request.min_clients, is_gone, request.poll_s, on_stage)
+
+
+def _model(request: RoundRequest) -> RecordDict:
+    """Return what a device gets to train; it is one object for the whole cohort."""
+    config = {
+        **request.config,
+        "training": request.training,
+        "server-round": request.number,  # the name that Flower's own strategies use
+    }
+    return wire.model_content(request.vector, request.layout, config, request.statistics)
+
+
+def _bounded(update: Update, request: RoundRequest, *, evaluate_only: bool) -> Update:
+    """Return the update within the bounds that a secure round's encoding would force on it."""
+    vector = np.clip(update.vector, -request.clip, request.clip)
+    clipped = float(np.count_nonzero(vector != update.vector))
+    weight = 0.0 if evaluate_only else min(update.weight, request.max_weight)
+    return Update(vector, weight, {**update.statistics, CLIPPED: clipped})
+
+
+class _SecureTrips:
+    """The four trips of a secure round; each needs what the one before left here."""
+
+    def __init__(
+        self,
+        trips: Trips,
+        request: RoundRequest,
+        params: SessionParams,
+        entropy: bytes,
+        ca: x509.Certificate,
+    ) -> None:
+        self._trips, self._request, self._params = trips, request, params
+        self._entropy, self._ca = entropy, ca
+        self._devices: dict[int, str] = {}
+
+    def advertise(self, nodes: Sequence[int]) -> None:
+        """Propose the session; learn which device is at which node."""
+        advertised: dict[int, Advertisement] = {}
+
+        def take(node: int, content: RecordDict) -> None:
+            found = Advertisement.from_fields(wire.secagg_fields(content))
+            if found.device in self._devices.values():
+                raise UpdateRefusedError(f"device {found.device} is at another node already")
+            self._devices[node], advertised[node] = found.device, found
+
+        proposal = wire.secagg_content(self._params)
+        self._trip("advertise", wire.ADVERTISE, dict.fromkeys(nodes, proposal), take)
+        self._trips.require(list(advertised), "advertised keys")
+        self._session = Session(self._params, set(self._devices.values()), ca=self._ca)
+        for node, advertisement in advertised.items():
+            try:
+                self._receive(node, advertisement)
+            except SecAggError as error:
+                self._trips.refuse(node, str(error))
+
+    def share(self) -> None:
+        """Tell each device its neighbours' keys; take its sealed shares."""
+        rosters = self._session.rosters(entropy=keys.derive(self._entropy, b"", b"trips/ring"))
+        self._trip(
+            "share",
+            wire.SHARE,
+            self._addressed(rosters),
+            lambda node, content: self._receive(
+                node, Shares.from_fields(wire.secagg_fields(content))
+            ),
+        )
+
+    def train(self, kind: str) -> None:
+        """Hand out the shares and the model; take the masked updates."""
+        model = _model(self._request)
+        deliveries = self._addressed(self._session.deliveries())
+        self._trips.require(list(deliveries), "shared their secrets")
+        contents = {
+            node: RecordDict({**model, **delivery}) for node, delivery in deliveries.items()
+        }
+        taken = self._trip(
+            "train",
+            kind,
+            contents,
+            lambda node, content: self._receive(
+                node, Masked.from_fields(wire.secagg_fields(content))
+            ),
+        )
+        self._trips.require(taken, "sent a masked update")
+        self._survivors = tuple(sorted(taken))
+
+    def unmask(self) -> RoundResult:
+        """Ask the survivors for the shares that take the masks off; return the sum."""
+        self._trip(
+            "unmask",
+            wire.UNMASK,
+            self._addressed(self._session.requests()),
+            lambda node, content: self._receive(
+                node, Reveal.from_fields(wire.secagg_fields(content))
+            ),
+            is_enough=lambda: self._session.is_enough,
+        )
+        residues = self._session.total()
+        total = self._params.encoding.decode(residues, len(self._survivors))
+        lost = {n: why for n, why in self._trips.refusals.items() if n not in self._survivors}
+        return RoundResult(total, self._survivors, lost, self._trips.stages)
+
+    def _trip(
+        self,
+        stage: str,
+        kind: str,
+        contents: Mapping[int, RecordDict],
+        take: Take,
+        is_enough: Callable[[], bool] = lambda: False,
+    ) -> list[int]:
+        timeout_s = self._request.timeout_s * SHARES_OF_TIME[stage]
+        return self._trips.trip(
+            kind, contents, take, timeout_s=timeout_s, stage=stage, is_enough=is_enough
+        )
+
+    def _receive(self, node: int, message: Advertisement | Shares | Masked | Reveal) -> None:
+        self._session.receive(self._devices[node], message, now=datetime.now(UTC))
+
+    def _addressed(self, messages: Mapping[str, wire.Fielded]) -> dict[int, RecordDict]:
+        """Return the contents by node of messages by device."""
+        nodes = {device: node for node, device in self._devices.items()}
+        return {nodes[device]: wire.secagg_content(message) for device, message in messages.items()}
