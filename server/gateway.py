@@ -20,6 +20,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Final
 
@@ -88,6 +89,8 @@ class Fleet:
             verify=context,
             timeout=PATIENCE,
             limits=ROUTES_UP,
+            # or what Flower sets for one device would be sent for all
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,  # a proxy of the environment has no business between us and loopback
         )
 

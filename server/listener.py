@@ -95,13 +95,14 @@ class Listener:
     def __init__(
         self, application: Any, place: Place, tls: TlsFiles | None, *, concurrency: int = 1000
     ) -> None:
+        self.port = place.port
         self._server = _Announcing(_config(application, tls, concurrency))
-        self._socket = bind(place)
-        self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._run, name=place.key, daemon=True)
         self._place = place
 
     def __enter__(self) -> Self:
+        self._socket = bind(self._place)
+        self.port = self._socket.getsockname()[1]
         self._thread.start()
         self._server.announced.wait()
         if not self._server.started:

@@ -120,10 +120,11 @@ def test_a_device_notices_a_server_of_another_ca(tls: TlsFiles, tmp_path: Path) 
 def test_a_port_in_use_is_named_with_its_key(tls: TlsFiles) -> None:
     with Listener(APP, ANYWHERE, tls) as first:
         place = Place("127.0.0.1", first.port, "enrol_port")
-        with pytest.raises(
-            StartError, match=f"port {first.port} on 127.0.0.1 .enrol_port"
-        ) as caught:
-            Listener(APP, place, tls)
+        with (
+            pytest.raises(StartError, match=f"port {first.port} .*enrol_port") as caught,
+            Listener(APP, place, tls),
+        ):
+            pass
     assert "in use" in str(caught.value)
     assert "enrol_port" in caught.value.hint
     with Listener(APP, place, tls) as second:  # and free again at once
