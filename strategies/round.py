@@ -366,6 +366,8 @@ def from_bytes(data: bytes) -> Round:
         if (found.pop("kind"), found.pop("format")) != (KIND, FORMAT):
             raise ValueError(f"not a {KIND} of format {FORMAT}")
         for name in ("cohort", "connected", "survivors"):
+            if not all(type(device) is str for device in found[name]):
+                raise ValueError(f"{name} are not ids")
             found[name] = tuple(found[name])
         state = Round(**{**found, "phase": Phase(found["phase"])})
         if to_bytes(state) != data:

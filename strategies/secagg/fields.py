@@ -58,7 +58,7 @@ class Reader:
     def __post_init__(self) -> None:
         """Check the header and the names."""
         found = self.fields.get("version"), self.fields.get("kind")
-        if found != (VERSION, self.kind):
+        if found != (VERSION, self.kind) or type(found[0]) is not int:
             raise ProtocolError(f"expected {self.kind} of version {VERSION}, found {found!r:.80}")
         if set(self.fields) != {*HEADER, *self.names}:
             raise self.error("fields", f"{sorted(self.names)}", sorted(map(str, self.fields)))

@@ -35,7 +35,12 @@ from wildflower.strategies.errors import ProtocolError
 from wildflower.strategies.secagg.messages import Advertisement, SessionParams
 
 NONCE: Final = 12  # bytes
-SEED: Final = 32  # bytes of a self-mask's seed
+_UNREADABLE: Final = (
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class Identity(Protocol):
@@ -94,7 +99,7 @@ def certified_key(
         names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     except InvalidSignature as error:
         raise ProtocolError("a certificate is not signed by the pinned CA") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, *_UNREADABLE) as error:
         raise ProtocolError(f"not a certificate of the pinned CA: {error}") from error
     for valid in (ca, found):
         if not valid.not_valid_before_utc <= now <= valid.not_valid_after_utc:
