@@ -18,7 +18,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -87,11 +87,9 @@ class Spool:
     def pending(self, limit: int) -> list[tuple[int, bytes]]:
         """Return up to `limit` payloads that are not acknowledged, the oldest first."""
         acked = self._number("ack")
-        segments = self._segments()
-        behind = [*map(_first, segments[1:]), acked + 2]  # the last one is always looked into
         waiting = (
             record
-            for segment, following in zip(segments, behind, strict=True)
+            for segment, following in self._spans(acked + 2)  # the last one is always looked into
             if following > acked + 1
             for record in _records(segment)
             if record[0] > acked
@@ -101,16 +99,16 @@ class Spool:
     def ack(self, through: int) -> None:
         """Forget every payload up to and including this sequence; a lower one changes nothing."""
         with self._locked():
-            top, segments = self._next() - 1, self._segments()
+            top = self._next() - 1
             through = min(through, top)
             if through <= self._number("ack"):
                 return
-            behind = [*map(_first, segments[1:]), top + 1]
-            last = max((n for segment in segments[-1:] for n, _ in _records(segment)), default=0)
+            spans = self._spans(top + 1)
+            last = max((n for segment, _ in spans[-1:] for n, _ in _records(segment)), default=0)
             if through >= last:
                 through = top  # nothing readable is left; what damage hides is given up
             self._write("ack", str(through).encode())
-            for segment, following in zip(segments, behind, strict=True):
+            for segment, following in spans:
                 if following <= through + 1:
                     segment.unlink()
 
@@ -129,7 +127,16 @@ class Spool:
             yield
 
     def _segments(self) -> list[Path]:
-        return sorted(self._directory.glob("*.seg"))
+        found = self._directory.glob("*.seg")
+        return sorted(segment for segment in found if segment.stem.isdigit())
+
+    def _spans(self, end: int) -> list[tuple[Path, int]]:
+        """Return each segment with the first sequence behind it, `end` behind the last."""
+        segments = self._segments()
+        return [
+            (segment, int(following.stem) if following else end)
+            for segment, following in zip_longest(segments, segments[1:])
+        ]
 
     def _next(self) -> int:
         """Return a sequence above every one that was ever given out.
@@ -139,7 +146,7 @@ class Spool:
         segments = self._segments()
         if not segments:
             return self._number("ack") + 1
-        last, good = _first(segments[-1]) - 1, 0
+        last, good = int(segments[-1].stem) - 1, 0
         for sequence, payload in _records(segments[-1]):
             last, good = sequence, good + RECORD.size + len(payload)
         lost = segments[-1].stat().st_size - good
@@ -170,9 +177,10 @@ class Spool:
     def _number(self, name: str) -> int:
         """Return a counter; one that cannot be read counts from 0, and the server sorts it out."""
         try:
-            return int((self._directory / name).read_text())
+            found = int((self._directory / name).read_text())
         except (OSError, ValueError):
             return 0
+        return found if 0 <= found < 2**63 else 0
 
     def _write(self, name: str, data: bytes) -> None:
         """Replace a small file atomically."""
@@ -192,10 +200,6 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _first(segment: Path) -> int:
-    return int(segment.stem) if segment.stem.isdigit() else 0
 
 
 def _record(sequence: int, payload: bytes) -> bytes:

@@ -61,6 +61,13 @@ def canonical(data: bytes) -> bytes:
     Raises:
         ExportError: Not an `.ort` file as this version of the format lays it out.
     """
+    try:
+        return _sorted(data)
+    except (struct.error, UnicodeDecodeError) as error:
+        raise ExportError(f"the .ort file is damaged: {error}") from error
+
+
+def _sorted(data: bytes) -> bytes:
     buffer = _Buffer(data)
     root = buffer.follow(0)
     resolver, model = buffer.child(root, RESOLVER), buffer.child(root, MODEL)

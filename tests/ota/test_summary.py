@@ -156,7 +156,8 @@ def wire(body: bytes) -> bytes:
 
 def with_header(**changes: int | bytes) -> bytes:
     """Return a summary of one answer with some of its header's fields changed."""
-    names = ["artifact", "baseline", "start", "end", "n", "errors", "labelled", "correct", "dropped", "classes", "features"]
+    sums = ["n", "errors", "labelled", "correct", "dropped"]
+    names = ["artifact", "baseline", "start", "end", *sums, "classes", "features"]
     body = body_of(filled({0: 1}, {0: 1}, (1, 0, 0)))
     fields = dict(zip(names, HEADER.unpack_from(body), strict=True)) | changes
     return wire(HEADER.pack(*fields.values()) + body[HEADER.size :])
