@@ -40,9 +40,8 @@ class FedAvgState:
     __hash__ = None  # type: ignore[assignment]  # arrays have none
 
 
-@dataclass(frozen=True, slots=True)
 class FedAvg:
-    """Federated averaging, an `Algorithm`.
+    """Federated averaging, an `Algorithm`; it holds no state of its own.
 
     Example:
         >>> rule = FedAvg()

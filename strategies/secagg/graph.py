@@ -128,22 +128,22 @@ def _log_disconnected(clients: int, degree: int, removed: int) -> float:
 
 def _smallest_exceeded(clients: int, degree: int, bad: int) -> int:
     """Return the smallest t with P[more than t of the neighbours are corrupt] <= bound."""
-    bound, tail = 2.0 ** -(SECURITY + 1) / clients, 0.0
-    for count in range(degree, -1, -1):
+    bound, count = 2.0 ** -(SECURITY + 1) / clients, degree
+    tail = _hypergeometric(clients, bad, degree, count)
+    while tail <= bound:
+        count -= 1
         tail += _hypergeometric(clients, bad, degree, count)
-        if tail > bound:
-            return count
-    raise AssertionError("a distribution's whole is 1")
+    return count
 
 
 def _largest_reached(clients: int, degree: int, good: int) -> int:
     """Return the largest t with P[fewer than t of the neighbours survive] <= bound."""
-    bound, tail = 2.0**-CORRECTNESS / clients, 0.0
-    for count in range(degree + 1):
+    bound, count = 2.0**-CORRECTNESS / clients, 0
+    tail = _hypergeometric(clients, good, degree, count)
+    while tail <= bound:
+        count += 1
         tail += _hypergeometric(clients, good, degree, count)
-        if tail > bound:
-            return count
-    raise AssertionError("a distribution's whole is 1")
+    return count
 
 
 def _hypergeometric(total: int, marked: int, drawn: int, count: int) -> float:

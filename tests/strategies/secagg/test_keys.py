@@ -4,6 +4,7 @@ import hmac
 import itertools
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -124,7 +125,7 @@ FLIPPED = bytes([1]) + bytes(31)
     ],
     ids=str,
 )
-def test_keys_that_were_exchanged_are_refused(changes: dict[str, bytes]) -> None:
+def test_keys_that_were_exchanged_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match=f"keys of {DEVICE.device_id} are not signed") as caught:
         keys.verify(PARAMS, replace(advertised(), **changes), ca=CA, now=NOW)
     assert "aggregator" in caught.value.hint

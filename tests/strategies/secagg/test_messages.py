@@ -114,14 +114,14 @@ def test_arbitrary_fields_are_no_message(fields: dict[str, object], name: str) -
 def test_a_message_of_another_kind_or_version_is_refused(name: str) -> None:
     message = MESSAGES[name]
     for change in ({"kind": "other"}, {"version": 2}, {"version": True}):
-        with pytest.raises(ProtocolError, match="expected .* of version 1"):
+        with pytest.raises(ProtocolError, match=r"expected .* of version 1"):
             type(message).from_fields({**message.to_fields(), **change})
 
 
 def test_a_missing_field_is_named() -> None:
     fields = MESSAGES["roster"].to_fields()
     del fields["signatures"]
-    with pytest.raises(ProtocolError, match="roster: fields must be .*'signatures'"):
+    with pytest.raises(ProtocolError, match=r"roster: fields must be .*'signatures'"):
         Roster.from_fields(fields)
 
 
