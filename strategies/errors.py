@@ -11,6 +11,7 @@
     x ProtocolError         the other side broke the protocol; nothing more is sent in this session
     x SessionAbortedError   the session cannot finish (too few clients left); no sum is revealed
     x CapacityError         the residues cannot hold the sum of this cohort
+  x AppFailedError          the user's app failed; its message says no more than servers may know
   + LinkError               Flower's SuperLink, which carries the messages of a round
     x UnreachableError      it does not answer; it may come back
     x LinkRefusedError      it answered, and refused; the same request is refused again
@@ -66,6 +67,10 @@ class SessionAbortedError(SecAggError):
 
 class CapacityError(SecAggError):
     """The residues cannot hold the sum of this cohort."""
+
+
+class AppFailedError(StrategyError):
+    """The user's app failed; the message says no more than servers may know."""
 
 
 class LinkError(StrategyError):

@@ -5,12 +5,17 @@ message reads them. A process of ours serves several runs at once, so its grids 
 identity into each message as they send it (`stamp`); the variables only need to hold something.
 """
 
+from typing import Final
+
 from flwr.app import Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-SERVER_NODE = 1
+FlowerRun = Run
+"""Flower's type of a run, which the signatures of a `Grid` name."""
+
+SERVER_NODE: Final = 1
 """Node id of the server's side of a run, as Flower's SuperLink has it."""
 
 
@@ -35,6 +40,6 @@ def with_content(message: Message, content: RecordDict) -> Message:
     return make_message(metadata=message.metadata, content=content)
 
 
-def empty_run(run_id: int) -> Run:
+def empty_run(run_id: int) -> FlowerRun:
     """Return a run without a SuperLink behind it."""
     return Run.create_empty(run_id)

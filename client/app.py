@@ -1,0 +1,68 @@
+"""The device's Flower ClientApp: the device's app behind the device's policy.
+
+    message -> Outgoing (policy) -> SecAggMod (packing, masking) -> app (training)
+
+`app` is what Flower's own `flower-supernode` loads; give it the device's directory with
+`--node-config 'directory="/path"'`. Our agent's training child uses the same parts.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from wildflower.client.config import load_config
+from wildflower.client.identity import Identity
+from wildflower.client.local_app import find_app
+from wildflower.client.outgoing import Guard, Outgoing
+from wildflower.client.policy import load_policy
+from wildflower.strategies import round_messages as wire
+from wildflower.strategies.secagg.keys import load_ca
+from wildflower.strategies.secagg.mod import App, SecAggMod
+from wildflower.strategies.secagg.sessions import DirectorySessions
+
+DIRECTORY: Final = "directory"
+"""Key of Flower's node config that names the device's directory."""
+
+
+def guard_of(directory: Path) -> Guard:
+    """Return the guard that a device's files describe.
+
+    Raises:
+        ClientError: A file is missing or wrong.
+    """
+    identity, policy = Identity.load(directory), load_policy(directory)
+    sessions = DirectorySessions(directory / "training")
+    ca = load_ca(identity.ca_pem)
+    mod = SecAggMod(identity, ca, sessions, min_cohort=policy.min_cohort)
+    return Guard(Outgoing(policy.secagg, sessions), mod)
+
+
+def device_app(find: Callable[[Context], App]) -> ClientApp:
+    """Return a ClientApp that answers every message of a round as `find` says.
+
+    Args:
+        find: Returns the guarded app of the node of a context.
+    """
+    client = ClientApp()
+
+    def answer(message: Message, context: Context) -> Message:
+        return find(context)(message, context)
+
+    client.train()(answer)
+    client.evaluate()(answer)
+    for kind in (wire.ADVERTISE, wire.SHARE, wire.UNMASK):
+        client.query(kind.removeprefix("query."))(answer)
+    return client
+
+
+def _of_node(context: Context) -> App:
+    """Return the app of the device whose directory Flower's node config names."""
+    directory = Path(str(context.node_config.get(DIRECTORY, "")))
+    config = load_config(directory)
+    return guard_of(directory).around(find_app(config.app, config.data))
+
+
+app = device_app(_of_node)
