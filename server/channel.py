@@ -95,12 +95,13 @@ class ChannelServer:
             root_certificates=_read(tls.client_ca),
             require_client_auth=True,
         )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=place.key, daemon=True)
         self._calls = ThreadPoolExecutor(THREADS, "channel")
         self._arrivals = ThreadPoolExecutor(1, "arrivals")
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        name = self._place.key
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
         try:
             self._server = self._await(self._start())
@@ -157,7 +158,7 @@ class ChannelServer:
 
     def _call(
         self, act: Callable[[Device, Any], Any], request_type: Any
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
         async def answer(request: Any, context: Context) -> Any:
             async with _told_to(context):
                 device = await self._caller(context)
@@ -262,6 +263,7 @@ def _options(pace: Pace) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # or a second server would share the port in silence
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", milliseconds),
+        ("grpc.http2.ping_timeout_ms", milliseconds),  # a minute by default, and it decides
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", milliseconds // 2),

@@ -370,6 +370,7 @@ def test_a_key_that_is_not_ec_is_refused(world: World) -> None:
         "/v1/fleet/%2e%2e/control/start-run",
         "/v1/fleet/..%2fcontrol%2fstart-run",
         "/v1/fleet/a?x=1/../..",
+        "/v1/fleet/Pull.Messages",
         "/docs",
     ],
 )
