@@ -62,7 +62,8 @@ class Spectral(Net):
     """A net with an operator that ONNX does not have."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) + torch.special.i1e(x).sum()
+        addend: torch.Tensor = torch.special.i1e(x).sum()
+        return super().forward(x) + addend
 
 
 class Spectrum(Quarters):

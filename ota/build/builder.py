@@ -54,11 +54,15 @@ MIB: Final = 1024 * 1024
 class Buildable(Protocol):
     """What the build needs of a task; `strategies.task.Task` is one."""
 
-    name: str
-    """Name of the model's line."""
+    @property
+    def name(self) -> str:
+        """Name of the model's line."""
+        ...
 
-    labels: Sequence[str]
-    """Names of the classes, in the order of the model's outputs."""
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the classes, in the order of the model's outputs."""
+        ...
 
     def build_model(self) -> "torch.nn.Module":
         """Return a fresh model of the task's architecture."""

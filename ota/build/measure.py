@@ -77,12 +77,13 @@ def measure(
     )
 
 
-def footprint_of(model: bytes, example: Array) -> Footprint:
+def footprint_of(model: bytes, example: Array, *, timeout_s: float = CHILD_TIMEOUT_S) -> Footprint:
     """Return time and memory of a process that only runs the model.
 
     Args:
         model: Bytes of its file.
         example: One input, shape (1, ...).
+        timeout_s: When to give up.
 
     Raises:
         GateError: The child failed or took too long.
@@ -95,12 +96,12 @@ def footprint_of(model: bytes, example: Array) -> Footprint:
             child = subprocess.run(
                 [*CHILD, str(file), str(rows)],
                 capture_output=True,
-                timeout=CHILD_TIMEOUT_S,
+                timeout=timeout_s,
                 check=True,
             )
             return Footprint(**json.loads(child.stdout))
         except subprocess.TimeoutExpired as error:
-            raise GateError(f"measuring took more than {CHILD_TIMEOUT_S:.0f} s") from error
+            raise GateError(f"measuring took more than {timeout_s:g} s") from error
         except subprocess.CalledProcessError as error:
             told = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
             raise GateError(f"measuring ended with {error.returncode}: {told}") from error

@@ -23,7 +23,7 @@ from wildflower.ota.build.builder import (
     load_parameters,
 )
 from wildflower.ota.build.gates import Budgets, GateReport
-from wildflower.ota.build.measure import cpu_flags, footprint_of
+from wildflower.ota.build.measure import cpu_flags, footprint_of, run_alone
 from wildflower.ota.build.recipes import RECIPES, recipe_for
 from wildflower.ota.build.store import BuildStore
 from wildflower.ota.device.profile import CLASSES
@@ -220,6 +220,19 @@ def test_the_host_knows_its_own_cpu() -> None:
 def test_a_child_that_cannot_run_the_model_is_a_gate_error() -> None:
     with pytest.raises(GateError, match="measuring ended with 1"):
         footprint_of(b"no model", DATA.inputs[:1])
+
+
+def test_a_child_that_takes_too_long_is_a_gate_error(built: dict[str, BuiltArtifact]) -> None:
+    with pytest.raises(GateError, match=r"more than 0\.001 s"):
+        footprint_of(built["linux-generic"].model, DATA.inputs[:1], timeout_s=0.001)
+
+
+def test_a_process_can_measure_itself(tmp_path: Path, built: dict[str, BuiltArtifact]) -> None:
+    (tmp_path / "model").write_bytes(built["linux-generic"].model)
+    np.save(tmp_path / "example.npy", DATA.inputs[:1])
+    found = run_alone(tmp_path / "model", tmp_path / "example.npy")
+    assert 0 < found.latency_ms < 1000
+    assert found.rss_bytes > 10_000_000
 
 
 def test_a_task_is_all_that_the_build_asks_for() -> None:

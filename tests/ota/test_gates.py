@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -71,9 +72,7 @@ MUST_FAIL = {
 
 
 @pytest.mark.parametrize(("precision", "flaw", "name"), MUST_FAIL.values(), ids=MUST_FAIL)
-def test_artifacts_that_must_fail_do(
-    precision: Precision, flaw: dict[str, float], name: str
-) -> None:
+def test_artifacts_that_must_fail_do(precision: Precision, flaw: dict[str, Any], name: str) -> None:
     bad = report(replace(GOOD, **flaw), precision)
     failed = [one.gate for one in bad.results if one.verdict is Verdict.FAILED]
     assert (bad.passed, failed) == (False, [name])
@@ -122,7 +121,7 @@ def test_nothing_passes_without_the_gates_that_every_host_can_measure(missing: s
 @pytest.mark.parametrize(
     "flaw", [{"error": float("nan")}, {"rows": 0}, {"reference_size": 0}], ids=str
 )
-def test_what_cannot_be_compared_is_an_error_and_no_verdict(flaw: dict[str, float]) -> None:
+def test_what_cannot_be_compared_is_an_error_and_no_verdict(flaw: dict[str, Any]) -> None:
     with pytest.raises(GateError):
         judge(replace(GOOD, **flaw), Budgets(), Precision.FP32, is_target_cpu=True)
 

@@ -50,7 +50,7 @@ def test_a_model_says_what_it_expects() -> None:
     [np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float64), np.zeros(3, np.float32)],
     ids=["another shape", "another type", "no batch"],
 )
-def test_inputs_that_do_not_fit_are_an_error_of_ours(rows: np.ndarray) -> None:  # type: ignore[type-arg]  # any dtype
+def test_inputs_that_do_not_fit_are_an_error_of_ours(rows: np.ndarray) -> None:
     with pytest.raises(ModelError, match="cannot answer"):
         OrtRuntime().load(graph()).run(rows)
 
