@@ -8,9 +8,8 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import numpy.typing as npt
 from flwr.app import Message
 
 from wildflower.client.local_app import Local, local_app
@@ -20,6 +19,7 @@ from wildflower.simulation.identities import SimulatedCa
 from wildflower.simulation.partition import partition
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import Layout, Parameters, Vector
+from wildflower.strategies.initial import initial_model
 from wildflower.strategies.secagg.mod import SecAggMod
 from wildflower.strategies.secagg.sessions import MemorySessions
 from wildflower.strategies.task import Examples, Task
@@ -129,16 +129,6 @@ def simulate(
         fleet.layout.unpack(rule.model(state)),
         time.monotonic() - start,
     )
-
-
-def initial_model(task: Task, seed: int) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of a task's fresh model."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        state = task.build_model().state_dict()
-    return {name: value.numpy() for name, value in state.items()}
 
 
 def _told(number: int, made: RoundResult, measured: RoundResult, seconds: float) -> SimulatedRound:

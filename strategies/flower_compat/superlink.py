@@ -6,6 +6,7 @@ only. Acquiring a run's task is protected by the superexec secret, a file of the
 
 import functools
 import hashlib
+import json
 import ssl
 import threading
 import time
@@ -58,18 +59,22 @@ clientapp = "{client}"
 
 
 @functools.cache
-def build_fab(name: str, *, server: str, client: str) -> bytes:
+def build_fab(
+    name: str, *, server: str, client: str, config: tuple[tuple[str, str | int | float], ...] = ()
+) -> bytes:
     """Return a Flower app bundle (FAB) without code: it names modules that are installed.
 
     Args:
         name: The app's name: letters, digits, "-".
         server: Reference of the ServerApp, `package.module:attribute`.
         client: Reference of the ClientApp.
+        config: The run config's keys and defaults; a run can set no others.
 
     Returns:
         The bundle; equal arguments give equal bytes.
     """
     text = PYPROJECT.format(name=name, server=server, client=client)
+    text += "".join(f"{key} = {json.dumps(value)}\n" for key, value in config)
     with warnings.catch_warnings():  # it uses a name that a newer pathspec deprecates
         warnings.simplefilter("ignore", DeprecationWarning)
         fab, _ = build_fab_from_files({"pyproject.toml": text.encode()})
