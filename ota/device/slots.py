@@ -1,0 +1,205 @@
+"""Slots: each release in a directory of its own, and two pointers that are flipped by rename.
+
+    slots/<release digest>/   manifest.json and the files it names; never changed once complete
+    slots/current             -> the release that runs
+    slots/previous            -> the one before
+
+A slot is built in a directory that nobody looks at, made durable, and renamed into place; a
+pointer is a relative symlink that is replaced by rename. Both are therefore old or new, never half.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from wildflower.ota import canonical
+from wildflower.ota.errors import FormatError, RefusedError, StorageError
+from wildflower.ota.release.manifest import FileEntry, Release
+
+CURRENT: Final = "current"
+PREVIOUS: Final = "previous"
+MANIFEST: Final = "manifest.json"
+MARGIN: Final = 4_000_000  # bytes left free beyond what a release needs: the journal must go on
+READ: Final = 1 << 20
+
+
+class Slots:
+    """The slots of one device."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def path(self, release: str) -> Path:
+        """Return where a release's slot is, or would be."""
+        return self.root / release
+
+    def running(self) -> str:
+        """Return the digest of the release that `current` points to; "" for none."""
+        return self._target(CURRENT)
+
+    def before(self) -> str:
+        """Return the digest of the release that ran before; "" for none."""
+        return self._target(PREVIOUS)
+
+    def manifest(self, release: str) -> Release | None:
+        """Return the manifest of a complete slot; None if there is none that can be read."""
+        try:
+            data = (self.path(release) / MANIFEST).read_bytes()
+            return Release.from_bytes(data) if canonical.digest(data) == release else None
+        except (OSError, FormatError):
+            return None
+
+    def require_space(self, release: Release) -> None:
+        """Check that the release fits on the disk.
+
+        Raises:
+            StorageError: It does not; says how much is free and how much is needed.
+        """
+        needed = max(release.requires.disk_bytes, sum(f.length for f in release.files)) + MARGIN
+        free = shutil.disk_usage(self.root).free
+        if free < needed:
+            raise StorageError(
+                f"{free} bytes are free in {self.root}, the release needs {needed}",
+                hint="Free some space; the update goes on by itself.",
+            )
+
+    def stage(self, release: Release, files: Mapping[str, Path]) -> None:
+        """Put a release's files into its slot; repeating it changes nothing.
+
+        Args:
+            release: The manifest.
+            files: Where each file lies now, by its name in the manifest.
+
+        Raises:
+            RefusedError: A file is not what the manifest says.
+            StorageError: The disk is full, read-only or broken.
+        """
+        target = self.path(release.digest)
+        if self.is_complete(release):
+            return
+        partial = self.root / f".{release.digest}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            for entry in release.files:
+                check_file(files[entry.name], entry)
+                shutil.copyfile(files[entry.name], partial / entry.name)
+            (partial / MANIFEST).write_bytes(release.to_bytes())
+            for path in partial.iterdir():
+                _sync(path)
+                path.chmod(0o444)
+            _sync(partial)
+            shutil.rmtree(target, ignore_errors=True)  # an incomplete one: is_complete said so
+            partial.rename(target)
+            _sync(self.root)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise storage_error(error, self.root) from error
+
+    def is_complete(self, release: Release) -> bool:
+        """Whether the slot holds every file of the release, byte for byte."""
+        slot = self.path(release.digest)
+        if self.manifest(release.digest) != release:
+            return False
+        try:
+            for entry in release.files:
+                check_file(slot / entry.name, entry)
+        except (RefusedError, OSError):
+            return False
+        return True
+
+    def switch(self, release: str) -> None:
+        """Make a complete slot the one that runs; repeating it changes nothing.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        running = self.running()
+        if running == release:
+            return
+        try:
+            if running:
+                self._point(PREVIOUS, running)
+            self._point(CURRENT, release)
+        except OSError as error:
+            raise storage_error(error, self.root) from error
+
+    def go_back(self, release: str) -> str:
+        """Make sure that `release` does not run; return what runs now, "" for nothing."""
+        if self.running() == release:
+            before = self.before()
+            try:
+                if before and before != release and self.path(before).is_dir():
+                    self._point(CURRENT, before)
+                else:
+                    (self.root / CURRENT).unlink(missing_ok=True)
+                    _sync(self.root)
+            except OSError as error:
+                raise storage_error(error, self.root) from error
+        return self.running()
+
+    def collect(self) -> list[str]:
+        """Remove slots that neither pointer names, and what an interrupted staging left."""
+        kept = {self.running(), self.before(), CURRENT, PREVIOUS}
+        removed = [path for path in self.root.iterdir() if path.name not in kept]
+        for path in removed:
+            shutil.rmtree(path, ignore_errors=True)
+        return sorted(path.name for path in removed)
+
+    def _target(self, pointer: str) -> str:
+        try:
+            return (self.root / pointer).readlink().name
+        except OSError:
+            return ""
+
+    def _point(self, pointer: str, release: str) -> None:
+        fresh = self.root / f".{pointer}.new"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(release)
+        fresh.replace(self.root / pointer)
+        _sync(self.root)
+
+
+def check_file(path: Path, entry: FileEntry) -> None:
+    """Compare a file with what is signed about it.
+
+    Raises:
+        RefusedError: Its length or digest differs, or it is missing.
+    """
+    found = hashlib.sha256()
+    length = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(READ):
+                found.update(block)
+                length += len(block)
+    except FileNotFoundError as error:
+        raise RefusedError(f"{entry.name} is missing") from error
+    if (length, found.hexdigest()) != (entry.length, entry.digest):
+        raise RefusedError(
+            f"{entry.name}: found {length} bytes of {found.hexdigest()[:12]}, "
+            f"signed are {entry.length} of {entry.digest[:12]}"
+        )
+
+
+def storage_error(error: OSError, where: Path) -> StorageError:
+    """Return the error that tells what a failed write means."""
+    hint = {
+        errno.ENOSPC: "The disk is full. Free some space; the update goes on by itself.",
+        errno.EROFS: "The file system is read-only. What runs goes on running.",
+        errno.EACCES: "The agent may not write there. Check the owner of its directory.",
+    }.get(error.errno or 0, "")
+    return StorageError(f"cannot write in {where}: {error.strerror or error}", hint=hint)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
