@@ -34,6 +34,7 @@ from wildflower.server.ca import Authority, device_id_of, read_csr
 from wildflower.server.errors import EnrolmentError, ServerError
 from wildflower.server.records import Device, Event, JoinToken
 from wildflower.server.store import Store
+from wildflower.strategies.errors import LinkError
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Enrolment:
         root: Bytes of the first TUF root.
         endpoints: {"device": URL, "channel": host:port} as devices reach them.
         register: Registers a public key (PEM) with Flower, returns its node id; raises
-            `ServerError` or `OSError` while the link is down.
+            `LinkError` while the link is down (`server.flower_link`).
         now: The clock, UTC.
         days: How long certificates hold.
     """
@@ -202,7 +203,7 @@ class Enrolment:
             return True
         try:
             node_id = self._register(device.public_key)
-        except (ServerError, OSError) as error:
+        except LinkError as error:
             log.warning(
                 "Flower node not registered yet: %s", error, extra={"device": device.device_id}
             )

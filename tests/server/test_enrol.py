@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 from tests.server_base_fakes import ANYWHERE, REPORT, Clock, csr_of, tls_files, today
 
 from wildflower.ota.errors import FormatError
+from wildflower.server import enrol
 from wildflower.server.ca import Authority, device_id_of
 from wildflower.server.enrol import MAX_BODY, Enrolment, EnrolRequest, Patience, create_app
-from wildflower.server.errors import StartError, StoreError
+from wildflower.server.errors import StoreError
 from wildflower.server.listener import Listener
 from wildflower.server.memory import MemoryStore
 from wildflower.server.records import Device, JoinToken
 from wildflower.server.tokens import Invitation, mint
+from wildflower.strategies.errors import UnreachableError
 
 ROOT = b"root metadata"
 ENDPOINTS = {"device": "https://127.0.0.1:8443", "channel": "127.0.0.1:8444"}
@@ -41,7 +43,7 @@ class FakeLink:
 
     def register(self, public_key: str) -> int:
         if not self.is_up:
-            raise StartError("the SuperLink is down")
+            raise UnreachableError("the SuperLink is down")
         return self.nodes.setdefault(public_key, 2**63 + len(self.nodes))
 
 
@@ -325,6 +327,19 @@ def test_a_device_that_leaves_in_the_middle_is_forgotten(world: World) -> None:
     ):
         connection.sendall(b"POST /v1/enrol HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
     assert world.post(world.request(world.invite())).status_code == 200
+
+
+def test_a_device_that_says_nothing_is_not_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrol, "BODY_S", 0.05)
+    context = ssl.create_default_context(cadata=world.authority.certificate_pem.decode())
+    with (
+        socket.create_connection(("127.0.0.1", world.listener.port), timeout=10) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(b"POST /v1/enrol HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        assert b" 408 " in connection.recv(1000)
 
 
 def test_enrolment_does_not_wait_for_flower(world: World) -> None:

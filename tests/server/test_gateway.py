@@ -21,15 +21,18 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from tests.flower_fakes import running_superlink
 from tests.server_base_fakes import ANYWHERE, FakeDevice, tls_files, today
 
 from wildflower.server import gateway
 from wildflower.server.blobs import BlobStore
 from wildflower.server.ca import Authority
+from wildflower.server.flower_link import FlowerLink
 from wildflower.server.gateway import KEY_HEADER, Fleet, create_app
 from wildflower.server.listener import Listener
 from wildflower.server.memory import MemoryStore
 from wildflower.server.records import Device
+from wildflower.strategies.flower_compat.fleet import FleetConnection
 
 BLOB = bytes(range(256)) * 40
 
@@ -444,3 +447,23 @@ def test_a_device_that_leaves_in_the_middle_of_a_call_harms_nobody(world: World)
         connection.sendall(head.encode())
     assert world.call().status_code == 200
     assert json.loads(world.get("/v1/x").content)["detail"]
+
+
+def test_flowers_own_client_gets_through_to_a_real_superlink(
+    authority: Authority, tmp_path: Path
+) -> None:
+    with running_superlink(tmp_path / "flower") as real:
+        world = World(authority, tmp_path)
+        world.superlink_ca.write_bytes(real.ca_pem)
+        node_id = FlowerLink(real.address, real.ca_pem, real.secret).register(
+            world.device.public_key
+        )
+        with world.open(real.port):
+            url = f"https://127.0.0.1:{world.listener.port}"
+            tls = world.device.tls(authority.certificate_pem)
+            with FleetConnection(url, tls=tls, key=world.device.key) as connection:
+                assert connection.node_id == node_id
+                assert connection.receive() is None
+            real.stop()
+            answer = world.call()
+    assert answer.status_code == 503
