@@ -5,7 +5,7 @@ it is which array. (Flower moves every array as an object of its own, and 122 sm
 times as long as the same bytes in one.) On disk a model is a safetensors file with sorted names,
 and its digest is the SHA-256 of that file.
 
-    layout.unpack(layout.pack(parameters)) == parameters    for every floating-point dtype
+    layout.unpack(layout.pack(parameters)) == parameters    for numbers that float32 holds
     from_safetensors(to_safetensors(parameters)) == parameters
 """
 
@@ -125,17 +125,21 @@ class Layout:
             LayoutError: Not a layout.
         """
         try:
-            entries = tuple(
-                Entry(str(name), tuple(int(n) for n in shape), str(dtype))
-                for name, shape, dtype in rows
-            )
+            entries = tuple(Entry(name, tuple(shape), dtype) for name, shape, dtype in rows)
+            wrong = [entry for entry in entries if not _is_entry(entry)]
         except (TypeError, ValueError) as error:
             raise LayoutError(f"not a layout: {error}") from error
+        if wrong or len(entries) > MAX_ARRAYS:
+            raise LayoutError(f"not a layout: {len(entries)} entries, wrong are {wrong[:4]!r:.200}")
         names = [entry.name for entry in entries]
-        wrong = [e for e in entries if e.dtype not in DTYPES or any(n < 0 for n in e.shape)]
-        if wrong or len(entries) > MAX_ARRAYS or names != sorted(set(names)):
-            raise LayoutError(f"not a layout: {wrong or 'names are not sorted'}")
+        if names != sorted(set(names)):
+            raise LayoutError("not a layout: names are not sorted, or one is twice in it")
         return cls(entries)
+
+
+def _is_entry(entry: Entry) -> bool:
+    sizes = all(type(n) is int and n >= 0 for n in entry.shape)
+    return type(entry.name) is str and sizes and entry.dtype in DTYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,9 @@ def to_safetensors(parameters: Parameters) -> bytes:
     """Return the bytes of the model's file; equal parameters give equal bytes."""
     from safetensors.numpy import save
 
-    return bytes(save({name: np.ascontiguousarray(a) for name, a in sorted(parameters.items())}))
+    # Not ascontiguousarray: that would give arrays without a dimension one.
+    plain = {name: np.asarray(array, order="C") for name, array in sorted(parameters.items())}
+    return bytes(save(plain))
 
 
 def from_safetensors(data: bytes) -> dict[str, npt.NDArray[Any]]:

@@ -56,10 +56,14 @@ class Examples:
             TaskError: No such file, or not one of ours.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(arrays["inputs"].astype(np.float32, copy=False), arrays["targets"])
-        except (OSError, ValueError, KeyError) as error:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                found = cls(arrays["inputs"].astype(np.float32, copy=False), arrays["targets"])
+                count, targets = len(found.inputs), len(found.targets)
+        except Exception as error:  # numpy and zipfile raise a dozen kinds
             raise TaskError(f"{path}: not an .npz file with inputs and targets: {error}") from error
+        if count != targets:
+            raise TaskError(f"{path}: {count} inputs, but {targets} targets")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +155,10 @@ def _resolve(reference: str) -> Any:
             return getattr(importlib.import_module(module), attribute)
         for entry in entry_points(group="wildflower.tasks", name=reference):
             return entry.load()
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
-        raise TaskError(f"task {reference!r} cannot be imported: {error}") from error
+    except TaskError:
+        raise
+    except Exception as error:  # the module is the user's: it may raise anything
+        raise TaskError(f"task {reference!r} cannot be imported: {error!r}") from error
     raise TaskError(
         f"there is no task {reference!r}",
         hint="Give module:object, a .py file that defines `task`, or an entry point's name.",
