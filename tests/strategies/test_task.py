@@ -1,5 +1,6 @@
 """Tasks are found by name, and say what is wrong with them."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wildflower.strategies.errors import TaskError
-from wildflower.strategies.task import Examples, Recipe, Task, find_task
+from wildflower.strategies.task import Examples, Task, find_task
 
 SOURCE = """
 from wildflower.strategies.task import Examples, Recipe
@@ -52,9 +53,10 @@ def test_a_task_is_found_in_a_module_a_file_or_an_entry_point(folder: Path) -> N
         assert (found.name, found.recipe.epochs) == ("toy", 2)
 
 
-def test_importing_the_module_of_tasks_needs_no_torch() -> None:
-    assert "TYPE_CHECKING" in Path(sys.modules[find_task.__module__].__file__ or "").read_text()
-    assert Recipe().epochs == 1
+def test_naming_a_task_needs_no_torch() -> None:
+    code = "import wildflower.strategies.task, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_refused_or_other_examples(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "data.npz"
     EXAMPLES.save(path)
