@@ -134,7 +134,10 @@ def test_latencies_beyond_the_buckets_fall_into_the_outer_ones() -> None:
 def test_confidence_bins_cover_zero_to_one() -> None:
     found = count_confidence(np.array([0.0, CONFIDENCE_EDGES[0], 0.5, 1.0]))
     assert (found.sum(), found[0], found[1], found[-1]) == (4, 1, 1, 1)
-    assert len(confidence_middles()) == CONFIDENCE_BINS
+    middles = confidence_middles()
+    assert len(middles) == CONFIDENCE_BINS
+    assert middles[0] == CONFIDENCE_EDGES[0] / 2
+    assert (np.diff(middles) > 0).all()
 
 
 def test_blocks_of_a_vector_have_the_sizes_of_its_shape() -> None:
@@ -190,6 +193,18 @@ def test_documents_that_are_no_baseline_are_refused(change: dict[str, object]) -
     document = canonical.from_bytes(reference().to_bytes(), kind=KIND) | change
     with pytest.raises(FormatError):
         Baseline.from_bytes(canonical.to_bytes(document))
+
+
+def test_limits_are_inclusive() -> None:
+    change = {"features": [FEATURE] * 64, "labels": ["x"]}
+    document = canonical.from_bytes(reference().to_bytes(), kind=KIND) | change
+    found = Baseline.from_bytes(canonical.to_bytes(document))
+    assert found.shape == Shape(1, (4,) * 64)
+
+
+def test_near_zero_means_closer_than_its_bound() -> None:
+    found = features(np.array([[0.01, 0.0099]], np.float32))
+    assert found[0, 2] == 0.5
 
 
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=20))

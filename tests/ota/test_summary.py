@@ -203,6 +203,15 @@ def test_a_counter_beyond_all_measure_is_refused() -> None:
         Summary.from_bytes(wire(bytes(body)))
 
 
+def test_limits_are_inclusive() -> None:
+    shape = Shape(1, (1,))
+    counts = np.zeros(shape.size, np.int64)
+    for block in shape.split(counts):
+        block[0] = MAX_COUNT
+    largest = Summary(ARTIFACT, BASELINE, shape, counts, errors=MAX_COUNT)
+    assert Summary.from_bytes(largest.to_bytes()) == largest
+
+
 def test_a_bomb_is_refused_before_it_unfolds() -> None:
     with pytest.raises(FormatError, match="larger than"):
         Summary.from_bytes(wire(bytes(MAX_BODY * 20)))
