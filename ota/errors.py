@@ -6,7 +6,9 @@
   + ReleaseError            something about a release cannot be trusted or used
     x RefusedError          signature, digest, length, expiry or order is not what was signed
     x IncompatibleError     the release requires what this device has not
-    x FetchError            the bytes could not be had (network, server, budget)
+    + FetchError            the bytes could not be had (network, server, budget)
+      x StoppedError        the caller stopped the download; what has arrived is kept
+    x SigningError          a key cannot be used, or the edit contradicts what is signed already
   + DeviceError             the update lifecycle on a device
     x IllegalEventError     the machine was given an event its phase does not accept
     x TrialError            the release failed its trial: golden outputs, latency, memory, crash
@@ -52,6 +54,14 @@ class IncompatibleError(ReleaseError):
 
 class FetchError(ReleaseError):
     """The bytes could not be had."""
+
+
+class StoppedError(FetchError):
+    """The caller stopped the download; what has arrived is kept."""
+
+
+class SigningError(ReleaseError):
+    """A key cannot be used, or the edit contradicts what is signed already."""
 
 
 class DeviceError(OtaError):
