@@ -8,7 +8,6 @@ an installed part misbehave.
 import base64
 import errno
 import platform
-import shutil
 import socket
 import sys
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from typing import Annotated, Final
 import typer
 
 import wildflower
+from wildflower.client.self_report import measure_self
 from wildflower.extras import DISTRIBUTION, Extra, find_extras
 from wildflower.ota.device.profile import CLASSES, SelfReport, classify
 
@@ -120,14 +120,15 @@ def doctor(
     ] = Path(),
 ) -> Diagnosis:
     """Check what this machine can do, and say what to do where it cannot."""
+    report = measure_self(directory)
     return Diagnosis(
         (
             check_python(sys.version_info[:2]),
             *map(check_extra, find_extras()),
             check_flower(),
             check_runtime(DOUBLE),
-            check_class(platform.machine(), read_cpu_flags(Path("/proc/cpuinfo"))),
-            check_disk(directory),
+            check_class(report),
+            check_disk(report.disk_bytes, directory),
             *(check_port(port, who) for port, who in PORTS.items()),
             check_clock(datetime.now(UTC), Path(wildflower.__file__)),
         )
@@ -195,38 +196,17 @@ def check_runtime(model: bytes) -> Check:
     return Check("runtime", State.OK, f"{found} runs a model")
 
 
-def read_cpu_flags(path: Path) -> tuple[str, ...]:
-    """Return the first CPU's flags, sorted; none where the system does not list them."""
-    try:
-        text = path.read_text()
-    except OSError:
-        return ()
-    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
-    return tuple(sorted(lines[0].partition(":")[2].split())) if lines else ()
-
-
-def check_class(machine: str, cpu_flags: tuple[str, ...]) -> Check:
-    """Say which device class this machine belongs to."""
-    report = SelfReport(machine, cpu_flags, 0, 0, wildflower.__version__, {})
+def check_class(report: SelfReport) -> Check:
+    """Say which device class a machine belongs to, and what speaks for it."""
     found = classify(report)
+    flags = ", ".join(sorted({*found.any_flag} & {*report.cpu_flags})) or "no special flags"
     advice = "" if found.any_flag else f"It gets fp32 models. Known classes: {', '.join(CLASSES)}."
-    return Check("device class", State.OK, f"{found.name} ({machine})", advice)
+    return Check("device class", State.OK, f"{found.name} ({report.machine}, {flags})", advice)
 
 
-def check_disk(directory: Path) -> Check:
-    """Judge the free space where models and state shall lie."""
-    place = next(
-        parent
-        for parent in [directory.absolute(), *directory.absolute().parents]
-        if parent.exists()
-    )
-    free = shutil.disk_usage(place).free
-    return judge_disk(free, place)
-
-
-def judge_disk(free: int, place: Path) -> Check:
-    """Judge `free` bytes at `place`."""
-    found = f"{free / 2**30:.1f} GiB free at {place}"
+def check_disk(free: int, directory: Path) -> Check:
+    """Judge `free` bytes where models and state shall lie."""
+    found = f"{free / 2**30:.1f} GiB free for {directory}"
     if free < LEAST_DISK:
         return Check("disk", State.FAIL, found, f"Free at least {LEAST_DISK // 2**20} MiB.")
     if free < COMFORTABLE_DISK:
