@@ -43,14 +43,18 @@ def layers() -> str:
     return "\n".join(["flowchart TD", *edges])
 
 
-def machine(transitions: Mapping[Enum, Mapping[type, Enum]]) -> str:
-    """Draw a machine's table; events that lead the same way share an arrow."""
+def machine(transitions: Mapping[Enum, Mapping[type, Enum | tuple[Enum, ...]]]) -> str:
+    """Draw a machine's table; events that lead the same way share an arrow.
+
+    Where the state decides between several phases, the table names them all.
+    """
     first = next(iter(transitions)).name
     lines = ["stateDiagram-v2", f"    [*] --> {first}"]
     for phase, events in transitions.items():
         arrows: dict[str, list[str]] = {}
-        for event, target in events.items():
-            arrows.setdefault(target.name, []).append(event.__name__)
+        for event, targets in events.items():
+            for target in targets if isinstance(targets, tuple) else (targets,):
+                arrows.setdefault(target.name, []).append(event.__name__)
         lines += [f"    {phase.name} --> {to}: {', '.join(by)}" for to, by in arrows.items()]
         if not events:
             lines.append(f"    {phase.name} --> [*]")
