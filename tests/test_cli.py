@@ -92,15 +92,21 @@ def test_help_lists_every_name_as_plain_text(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("fake", "several", "-h"), ("fake", "below", "leaf", "--help"), ("fake", "--help")],
+    [
+        ("fake", "several", "-h"),
+        ("fake", "below", "leaf", "--help"),
+        ("fake", "--help"),
+        ("version", "-h"),
+    ],
 )
 def test_help_below_is_the_same_plain_text(
     arguments: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(*arguments) == 0
     text = capsys.readouterr().out
-    assert text.startswith("Usage: wildflower fake")
+    assert text.startswith(f"Usage: wildflower {arguments[0]}")
     assert text.isascii(), "no boxes"
+    assert "completion" not in text
     assert "\\[" not in text
 
 

@@ -86,6 +86,10 @@ ENTRIES: Final[dict[str, Entry]] = {
 }
 
 
+COMPLETION: Final = ("install_completion", "show_completion")
+"""Parameters that typer gives to the top of every application."""
+
+
 class PlainFormatter(click.HelpFormatter):
     """Help as plain text: typer escapes brackets for rich, which does not write our help."""
 
@@ -190,17 +194,22 @@ def _merge(name: str, entry: Entry) -> click.Command:
             command.commands.update(other.commands)
     command.name = name
     command.help = command.help or entry.summary
-    _make_plain(command)
+    _fit_in(command)
     return command
 
 
-def _make_plain(command: click.Command) -> None:
-    """Have a command and those below it show help as this door does, whatever its room chose."""
+def _fit_in(command: click.Command) -> None:
+    """Have a room's command look as the door does, whatever its room chose.
+
+    Its help is plain, as that of all below it; completion is the door's, though typer offers it
+    to every application.
+    """
+    command.params = [p for p in command.params if p.name not in COMPLETION]
     command.context_class = PlainContext
     if isinstance(command, typer.core.TyperCommand | typer.core.TyperGroup):
         command.rich_markup_mode = None
     for child in command.commands.values() if isinstance(command, click.Group) else ():
-        _make_plain(child)
+        _fit_in(child)
 
 
 app = typer.Typer(
