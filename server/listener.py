@@ -93,7 +93,7 @@ class Listener:
     """
 
     def __init__(
-        self, application: Any, place: Place, tls: TlsFiles | None, *, concurrency: int = 1000
+        self, application: Any, place: Place, tls: TlsFiles | None, *, concurrency: int = 5000
     ) -> None:
         self.port = place.port
         self._server = _Announcing(_config(application, tls, concurrency))

@@ -214,6 +214,20 @@ class Settings:
         (directory / FILE).write_text(self.to_toml(), encoding="utf-8")
 
     @classmethod
+    def choose(cls, directory: Path, values: Mapping[str, object]) -> Self:
+        """Return the settings with some keys set by their names.
+
+        Raises:
+            SettingsError: An unknown key, or a value outside its range.
+        """
+        known = {key.name: key for key in _keys()}
+        for name in values:
+            if name not in known:
+                raise _unknown(name)
+        chosen: dict[str, Any] = {n: _from_toml(known[n], value) for n, value in values.items()}
+        return cls(directory=directory, **chosen)
+
+    @classmethod
     def from_toml(cls, text: str, directory: Path) -> Self:
         """Parse the text of a `server.toml`.
 
@@ -224,17 +238,16 @@ class Settings:
             document = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise SettingsError(f"{FILE} is not TOML: {error}") from error
-        known = {(key.metadata["section"], key.name): key for key in _keys()}
-        values: dict[str, Any] = {}
+        known = {(key.metadata["section"], key.name) for key in _keys()}
+        values: dict[str, object] = {}
         for section, table in document.items():
             if not isinstance(table, dict):
-                raise _unknown(section, known)
+                raise _unknown(section)
             for name, value in table.items():
-                key = known.get((section, name))
-                if key is None:
-                    raise _unknown(f"{section}.{name}", known)
-                values[name] = _from_toml(key, value)
-        return cls(directory=directory, **values)
+                if (section, name) not in known:
+                    raise _unknown(f"{section}.{name}")
+                values[name] = value
+        return cls.choose(directory, values)
 
 
 def load_settings(directory: Path) -> Settings:
@@ -283,16 +296,19 @@ def _to_toml(value: object) -> str:
     return repr(value)
 
 
-def _unknown(found: str, known: Mapping[tuple[str, str], object]) -> SettingsError:
-    names = [f"{section}.{name}" for section, name in known]
-    sections = list(dict.fromkeys(section for section, _ in known))
-    near = difflib.get_close_matches(found, [*names, *sections], n=1, cutoff=0.5)
-    same = [name for name in names if name.split(".")[1] == found.rpartition(".")[2]]
-    guess = next(iter([*same, *near]), "")
-    return SettingsError(
-        f"{FILE} has no key {found}",
-        hint=f"Did you mean {guess}?" if guess else f"Allowed: {', '.join(names)}",
-    )
+def _unknown(found: str) -> SettingsError:
+    """Return the error that names a key nobody knows and the one that may have been meant."""
+    whole = {key.name: f"{key.metadata['section']}.{key.name}" for key in _keys()}
+    name = found.rpartition(".")[2]
+    near = [
+        *difflib.get_close_matches(name, whole, n=1, cutoff=0.75),
+        *difflib.get_close_matches(found, whole.values(), n=1),
+    ]
+    if near:
+        hint = f"Did you mean {whole.get(near[0], near[0])}?"
+    else:
+        hint = f"Allowed: {', '.join(whole.values())}"
+    return SettingsError(f"{FILE} has no key {found}", hint=hint)
 
 
 def _is_unspecified(host: str) -> bool:

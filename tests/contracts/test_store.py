@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -112,35 +113,43 @@ def cluster() -> Iterator[str]:
             call(control, "-D", data, "-w", "-m", "immediate", "stop")
 
 
-def fresh(kind: str, request: pytest.FixtureRequest, directory: Path) -> str:
-    """Return where a fresh store lies; "" for memory."""
-    if kind == "sqlite":
-        return f"sqlite:///{directory}/wild.db"
-    if kind == "postgresql":
-        server, name = request.getfixturevalue("cluster"), f"wild_{uuid4().hex}"
-        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return f"{server}/{name}"
-    return ""
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return fresh(request.param, request, tmp_path)
+def database(server: str) -> str:
+    """Make a database of its own on the cluster; return its URL."""
+    name = f"wild_{uuid4().hex}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server}/{name}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return fresh(request.param, request, tmp_path)
+    """Return the URL of a fresh database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/wild.db"
+    return database(request.getfixturevalue("cluster"))
 
 
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    if not url:
-        yield MemoryStore()
-        return
-    with SqlStore.open(url) as opened:
+@pytest.fixture(scope="session")
+def reused(cluster: str) -> Iterator[SqlStore]:
+    """One migrated store on PostgreSQL: making one per test takes most of the suite's time."""
+    with SqlStore.open(database(cluster)) as opened:
         yield opened
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Return an empty store."""
+    if request.param == "memory":
+        yield MemoryStore()
+    elif request.param == "sqlite":
+        with SqlStore.open(f"sqlite:///{tmp_path}/wild.db") as opened:
+            yield opened
+    else:
+        kept: SqlStore = request.getfixturevalue("reused")
+        names = ", ".join(f'"{name}"' for name in METADATA.tables)
+        with kept._writing() as connection:
+            connection.execute(sa.text(f"TRUNCATE {names} RESTART IDENTITY"))
+        yield kept
 
 
 @pytest.mark.parametrize("record", EXAMPLES.values(), ids=EXAMPLES)
@@ -403,6 +412,13 @@ def test_a_database_that_is_not_there_says_so(tmp_path: Path) -> None:
 def test_another_kind_of_database_is_refused(wrong: str, found: str) -> None:
     with pytest.raises(StartError, match=found):
         SqlStore.open(wrong)
+
+
+def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StartError, match="psycopg is missing") as caught:
+        SqlStore.open("postgresql://wild@127.0.0.1/wild")
+    assert caught.value.hint == "pip install 'wildflower[postgres]'"
 
 
 def test_acknowledged_writes_are_on_disk(tmp_path: Path) -> None:

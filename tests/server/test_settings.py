@@ -130,6 +130,14 @@ def test_an_unknown_key_is_refused_with_a_guess(text: str, found: str, guess: st
     assert guess in caught.value.hint
 
 
+def test_keys_can_be_chosen_by_name() -> None:
+    chosen = Settings.choose(HERE, {"quorum": 3, "names": ["a"], "round_deadline_s": 5})
+    assert chosen == Settings(HERE, quorum=3, names=("a",), round_deadline_s=5.0)
+    with pytest.raises(SettingsError, match="no key quorom") as caught:
+        Settings.choose(HERE, {"quorom": 3})
+    assert "learning.quorum" in caught.value.hint
+
+
 def test_two_listeners_cannot_have_one_port() -> None:
     with pytest.raises(SettingsError, match="device_port = 8442: enrol_port has the same port"):
         Settings.from_toml("[listeners]\ndevice_port = 8442", HERE)
