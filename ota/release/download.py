@@ -1,0 +1,344 @@
+"""Fetching one file by its digest, from several sources, through cuts, lies and full disks.
+
+The rules (RFC 9110, section 14, and what faulty servers have been seen to do):
+
+* The part file is named by the digest and lies in the destination's directory: a new release never
+  appends to an old part, and the final rename never crosses a file system.
+* `Range: bytes=N-` resumes; 206 counts only if its Content-Range begins at N and names the length
+  that is signed. After a wrong one the source is asked for the whole file. 200 starts over, 416
+  empties the part.
+* Every MiB is synced, so that a power cut costs at most one; what is on disk afterwards need not
+  be right, which is why the whole file is hashed before it gets its name.
+* A cut costs a try only if it brought nothing new. Waiting is full jitter with a doubling bound; a
+  Retry-After is honoured. 4xx is for good (but 408, 425 and 429).
+* Too many bytes or a wrong digest is the source's fault, not the network's: it gets a second try
+  (the part may have been torn by a power cut or begun by another source), then it is refused.
+
+No source is trusted; what counts is the digest in a signed manifest.
+"""
+
+import errno
+import hashlib
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import IO, Final
+
+import httpx
+
+from wildflower.ota.errors import FetchError, RefusedError, StoppedError, StorageError
+from wildflower.ota.release.files import sync_directory
+from wildflower.ota.release.manifest import FileEntry
+
+SYNC_EVERY: Final = 1 << 20  # bytes
+CHUNK: Final = 1 << 16  # bytes; a stop takes effect within one
+TRIES: Final = 6
+"""Tries per source that bring nothing new, before the next source has its turn."""
+WRONG_TRIES: Final = 2
+"""Wrong contents per source; a third would only cost bytes (16 times the file was measured)."""
+FIRST_WAIT_S: Final = 0.5
+LONGEST_WAIT_S: Final = 30.0
+LONGEST_RETRY_AFTER_S: Final = 300.0
+"""A server that asks for more is left for the next source, or for the next check."""
+SLOWEST: Final = 256  # bytes per second, over the first SLOW_AFTER_S of a try and from then on
+SLOW_AFTER_S: Final = 30.0
+PASSING: Final = frozenset({408, 425, 429})
+"""Client errors that a later try may not meet again."""
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a source served and what was wrong with it.
+
+    Attributes:
+        source: Base URL of the source.
+        target: What was asked for: a target path or the name of a file.
+        reason: A sentence with what was found and what was expected.
+    """
+
+    source: str
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a download takes from the world beside its HTTP client.
+
+    Attributes:
+        wait: Waits for a number of seconds; may return early.
+        draw: Draws a number in [0, 1).
+        free: Bytes that are free where a path lies.
+        now: The time, for Retry-After as a date.
+        clock: Seconds that only grow, for the slowest rate that is put up with.
+    """
+
+    wait: Callable[[float], object] = time.sleep
+    draw: Callable[[], float] = random.random
+    free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    clock: Callable[[], float] = time.monotonic
+
+
+class _CutError(Exception):
+    """The try ended early; another may do better, at once or after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class _WrongError(Exception):
+    """The source served what cannot be the file."""
+
+
+@dataclass(slots=True)
+class Download:
+    """One file on its way.
+
+    Attributes:
+        entry: What it must be.
+        destination: Where it shall lie.
+        client: The HTTP client; its time-outs bound each wait for bytes.
+        should_stop: Asked between chunks; True ends the download and keeps the part.
+        on_bytes: Told how many bytes of the file are in the part, after each chunk.
+        surroundings: Waiting, drawing, free space, time.
+        refusals: What sources were refused for; appended to.
+    """
+
+    entry: FileEntry
+    destination: Path
+    client: httpx.Client
+    should_stop: Callable[[], bool] = lambda: False
+    on_bytes: Callable[[int], None] = lambda _: None
+    surroundings: Surroundings = Surroundings()
+    refusals: list[Refusal] = field(default_factory=list)
+
+    @property
+    def part(self) -> Path:
+        """The part file."""
+        return self.destination.with_name(f"{self.entry.digest}.part")
+
+    @property
+    def received(self) -> int:
+        """Bytes in the part file."""
+        with suppress(FileNotFoundError):
+            return self.part.stat().st_size
+        return 0
+
+    def run(self, sources: Sequence[str]) -> None:
+        """Fetch the file; do nothing if it is there already.
+
+        Raises:
+            RefusedError: No source served the file, and one at least served something else.
+            FetchError: No source could be had; StoppedError if `should_stop` said so.
+            StorageError: The disk is full or cannot be written; the part is kept.
+        """
+        if _sha256(self.destination) == self.entry.digest:
+            return
+        self._make_room()
+        failures: list[str] = []
+        refused = False
+        for source in sources:
+            try:
+                self._from_source(source)
+            except RefusedError as error:
+                self.refusals.append(Refusal(source, self.entry.name, str(error)))
+                failures.append(str(error))
+                refused = True
+            except StoppedError:
+                raise
+            except FetchError as error:
+                failures.append(str(error))
+            else:
+                return
+        kind = RefusedError if refused else FetchError
+        raise kind(f"{self.entry.name}: no source had it: " + "; ".join(failures))
+
+    def _make_room(self) -> None:
+        """Fail before the first byte rather than after the last one that fits."""
+        try:
+            self.destination.parent.mkdir(parents=True, exist_ok=True)
+            if self.received > self.entry.length:
+                self.part.unlink()
+            free = self.surroundings.free(self.destination.parent)
+        except OSError as error:
+            raise self._storage_error(error) from error
+        if free < self.entry.length - self.received:
+            raise self._storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def _from_source(self, source: str) -> None:
+        """Try one source until it served the file, was refused, or brought nothing for too long."""
+        idle, wrong, best, whole = 0, 0, self.received, False
+        while True:
+            self._check_stop()
+            try:
+                self._attempt(source, 0 if whole else self.received)
+                self._finish()
+                return
+            except _WrongError as error:
+                wrong += 1
+                best = 0
+                if wrong >= WRONG_TRIES:
+                    raise RefusedError(f"{source} {error}") from error
+            except _CutError as error:
+                idle, best = (0, self.received) if self.received > best else (idle + 1, best)
+                if idle >= TRIES or error.retry_after > LONGEST_RETRY_AFTER_S:
+                    raise FetchError(f"{source}: {error}, after {idle} tries") from error
+                whole = whole or isinstance(error, _WrongRangeError)
+                self._pause(idle, error.retry_after)
+
+    def _pause(self, idle: int, retry_after: float) -> None:
+        bound = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**idle)
+        self.surroundings.wait(max(retry_after, self.surroundings.draw() * bound))
+
+    def _attempt(self, source: str, have: int) -> None:
+        """Ask once for what is missing after `have` bytes, and take what comes."""
+        if have == self.entry.length:
+            return
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        url = f"{source.rstrip('/')}/blobs/{self.entry.digest}"
+        try:
+            with self.client.stream("GET", url, headers=headers) as response:
+                self._take(response, have)
+        except httpx.HTTPError as error:
+            raise _CutError(f"{type(error).__name__}: {error}") from error
+        except OSError as error:
+            raise self._storage_error(error) from error
+        if self.received < self.entry.length:
+            raise _CutError(f"the body ended at byte {self.received} of {self.entry.length}")
+
+    def _take(self, response: httpx.Response, have: int) -> None:
+        match response.status_code:
+            case 200:
+                have = 0
+                self._check_length(response)
+            case 206 if have and self._is_right_range(response, have):
+                pass
+            case 206:
+                found = response.headers.get("Content-Range", "none")
+                raise _WrongRangeError(f"Content-Range {found!r}, expected to begin at {have}")
+            case 416:
+                self.part.unlink(missing_ok=True)
+                raise _CutError("HTTP 416, the part is begun anew")
+            case status if status >= 500 or status in PASSING:
+                raise _CutError(f"HTTP {status}", self._retry_after(response))
+            case status:
+                raise FetchError(f"{response.request.url}: HTTP {status}")
+        with self.part.open("ab") as file:
+            file.truncate(have)
+            self._write(response, file, have)
+
+    def _check_length(self, response: httpx.Response) -> None:
+        """Refuse a body that says it is another file before it costs the part."""
+        found = response.headers.get("Content-Length", str(self.entry.length))
+        if found != str(self.entry.length):
+            raise _WrongError(
+                f"served {self.entry.name}: {found} bytes, expected {self.entry.length}"
+            )
+
+    def _is_right_range(self, response: httpx.Response, have: int) -> bool:
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        return (
+            found is not None
+            and int(found[1]) == have
+            and found[3] in ("*", str(self.entry.length))
+        )
+
+    def _write(self, response: httpx.Response, file: IO[bytes], have: int) -> None:
+        synced, start, began = have, have, self.surroundings.clock()
+        try:
+            for chunk in response.iter_raw(CHUNK):
+                if have + len(chunk) > self.entry.length:
+                    self.part.unlink()
+                    raise _WrongError(
+                        f"served {self.entry.name}: endless, expected {self.entry.length} bytes"
+                    )
+                file.write(chunk)
+                have += len(chunk)
+                if have - synced >= SYNC_EVERY:
+                    _sync(file)
+                    synced = have
+                self.on_bytes(have)
+                self._check_stop()
+                self._check_rate(have - start, self.surroundings.clock() - began)
+        finally:
+            _sync(file)
+
+    def _check_rate(self, count: int, seconds: float) -> None:
+        """Leave a source that drips: it would hold the device for ever without a time-out."""
+        if seconds > SLOW_AFTER_S and count < SLOWEST * seconds:
+            raise FetchError(
+                f"{self.entry.name}: {count} bytes in {seconds:.0f} s, at least {SLOWEST} a second"
+            )
+
+    def _finish(self) -> None:
+        """Give the file its name if it is what was signed; else drop it."""
+        found = _sha256(self.part)
+        if found != self.entry.digest:
+            self.part.unlink(missing_ok=True)
+            raise _WrongError(
+                f"served {self.entry.name}: wrong digest: found SHA-256 {found}, "
+                f"expected {self.entry.digest}"
+            )
+        try:
+            self.part.replace(self.destination)
+            sync_directory(self.destination.parent)
+        except OSError as error:
+            raise self._storage_error(error) from error
+
+    def _check_stop(self) -> None:
+        if self.should_stop():
+            raise StoppedError(
+                f"{self.entry.name}: stopped at byte {self.received} of {self.entry.length}"
+            )
+
+    def _retry_after(self, response: httpx.Response) -> float:
+        """Return how long the server asks to wait, in seconds; 0 if it does not say."""
+        text = response.headers.get("Retry-After", "")
+        if text.isdecimal():
+            return float(text[:9])
+        try:
+            moment = parsedate_to_datetime(text)
+        except ValueError:
+            return 0.0
+        return max(0.0, (moment - self.surroundings.now()).total_seconds())
+
+    def _storage_error(self, error: OSError) -> StorageError:
+        missing = self.entry.length - self.received
+        if error.errno in FULL:
+            return StorageError(
+                f"disk full at {self.destination.parent}: {self.entry.name} needs {missing} bytes "
+                f"more, {self.received} of {self.entry.length} are kept",
+                hint=f"Free {missing} bytes; the download goes on where it stopped.",
+            )
+        return StorageError(f"{self.destination.parent}: {error.strerror or error}")
+
+
+class _WrongRangeError(_CutError):
+    """The answer to a Range begins elsewhere; the source is asked for the whole file."""
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fdatasync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    """Return a file's digest; "" if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""

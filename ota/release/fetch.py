@@ -1,0 +1,255 @@
+"""What a device asks of its sources: is there news, what is the release, give me its files.
+
+Sources are base URLs tried in order, for metadata (`/tuf/...`) and for files (`/blobs/<digest>`).
+None is trusted. One that serves something else than what was signed is refused, which is written
+down in `refusals` for the device's report, and the next one is asked.
+
+Nothing here decides whether a release is installed; `ota.device` does.
+"""
+
+import random
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import httpx
+
+from wildflower.ota.errors import FetchError, FormatError, RefusedError
+from wildflower.ota.release.download import Download, Refusal, Surroundings
+from wildflower.ota.release.manifest import FileEntry, Release, target_path
+from wildflower.ota.release.trust import Clock, NotThereError, TrustedView
+from wildflower.ota.rollout.document import RolloutDocument, document_path
+
+ROLES: Final = ("auto", "approved")
+"""Who may sign models: the release signer, and k of n people."""
+
+T = TypeVar("T")
+
+
+LONGEST_S: Final = 120.0
+"""Seconds for one file of metadata; a source that drips is left for the next one."""
+
+
+class HttpSource:
+    """A `BytesSource` under a base URL.
+
+    Attributes:
+        client: The HTTP client; the view that reads from here outlives it.
+    """
+
+    def __init__(
+        self, client: httpx.Client, base: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.client = client
+        self._base = base.rstrip("/")
+        self._clock = clock
+
+    def read(self, path: str) -> Iterator[bytes]:
+        """Yield the bytes of a file.
+
+        Raises:
+            NotThereError: HTTP 403, 404 or 410.
+            FetchError: Any other failure.
+        """
+        url = f"{self._base}/{path}"
+        began = self._clock()
+        try:
+            with self.client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+                if answer.status_code in (403, 404, 410):
+                    raise NotThereError(f"{url}: HTTP {answer.status_code}")
+                if answer.status_code != 200:
+                    raise FetchError(f"{url}: HTTP {answer.status_code}")
+                for chunk in answer.iter_raw():
+                    if self._clock() - began > LONGEST_S:
+                        raise FetchError(f"{url}: not there after {LONGEST_S:.0f} s")
+                    yield chunk
+        except httpx.HTTPError as error:
+            raise FetchError(f"{url}: {type(error).__name__}: {error}") from error
+
+
+class ReleaseClient:
+    """A device's view of the releases that are signed for it.
+
+    Args:
+        directory: Cache of verified metadata, one process at a time.
+        root: The pinned TUF root metadata.
+        sources: Base URLs, tried in order.
+        http: Makes an HTTP client; one is made for each call and closed after it.
+        now: The moment that expiry is checked against.
+        wait: Waits for seconds between tries; may return early.
+        draw: Draws in [0, 1) for the jitter.
+
+    Attributes:
+        refusals: What sources have been refused for, since the client was made.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        root: bytes,
+        sources: Sequence[str],
+        http: Callable[[], httpx.Client],
+        now: Clock,
+        *,
+        wait: Callable[[float], object] = time.sleep,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        if not sources:
+            raise ValueError("no source to fetch from")
+        self.refusals: list[Refusal] = []
+        self._directory = directory
+        self._root = root
+        self._sources = tuple(sources)
+        self._http = http
+        self._now = now
+        self._surroundings = Surroundings(wait=wait, draw=draw, now=now)
+        self._promised: dict[str, str] = {}
+        self._views: dict[str, tuple[HttpSource, TrustedView]] = {}
+
+    def refresh(self) -> None:
+        """Look for news: verify a source's metadata as of now.
+
+        What follows, up to the next refresh, is answered from the same verified state.
+
+        Raises:
+            RefusedError: A source was refused and no other answered.
+            FetchError: No source answered.
+            StorageError: The cache cannot be written.
+        """
+        self._views.clear()
+        self._ask("metadata", lambda _: None)
+
+    def rollout(self, target_group: str) -> RolloutDocument | None:
+        """Return what the group's devices shall do; None if nothing was ever rolled out to it.
+
+        Raises:
+            RefusedError: The document is of another group or malformed, or see `refresh`.
+            FetchError: No source answered.
+            StorageError: The cache cannot be written.
+        """
+
+        def read(view: TrustedView) -> RolloutDocument | None:
+            path = document_path(target_group)
+            data = view.target(path)
+            if data is None:
+                return None
+            document = _parsed(RolloutDocument.from_bytes, path, data)
+            if document.target_group != target_group:
+                raise RefusedError(
+                    f"{path}: a document for {document.target_group}, expected {target_group}"
+                )
+            return document
+
+        document = self._ask(document_path(target_group), read)
+        if document is not None:
+            self._promised[document.release_path] = document.release
+        return document
+
+    def release(
+        self, path: str, *, accepted: Collection[str] = ROLES, expected: str = ""
+    ) -> Release:
+        """Return the release at a target path.
+
+        Args:
+            path: As a rollout document names it.
+            accepted: Roles whose signature the device's policy accepts.
+            expected: Digest that the manifest must have; "" takes the one of the rollout document
+                that named the path, if this client has seen it.
+
+        Raises:
+            RefusedError: The role is not accepted, nobody signed such a release, or what is signed
+                there is for another group or order or has another digest.
+            FetchError: No source answered.
+            StorageError: The cache cannot be written.
+        """
+        role = path.split("/")[1] if path.startswith("models/") else ""
+        if role not in accepted:
+            found = f"role {role!r}" if role else "no role"
+            raise RefusedError(
+                f"{path}: found {found}, expected one of {sorted(accepted)}",
+                hint="The device's policy says which roles it accepts.",
+            )
+        digest = expected or self._promised.get(path, "")
+        return self._ask(path, lambda view: _release(view, path, role, digest))
+
+    def fetch(
+        self,
+        entry: FileEntry,
+        destination: Path,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Fetch a file of a release; go on where an earlier try stopped.
+
+        Args:
+            entry: What the signed manifest says of it.
+            destination: Where it shall lie; the part file lies beside it.
+            should_stop: Asked between chunks; True keeps the part and ends the download.
+            on_bytes: Told how many bytes of the file are in the part, after each chunk.
+
+        Raises:
+            RefusedError: No source served the file, and one at least served something else.
+            FetchError: No source could be had; StoppedError if `should_stop` said so.
+            StorageError: The disk is full or cannot be written; the part is kept.
+        """
+        with self._http() as client:
+            download = Download(
+                entry,
+                destination,
+                client,
+                should_stop=should_stop,
+                on_bytes=on_bytes,
+                surroundings=self._surroundings,
+                refusals=self.refusals,
+            )
+            download.run(self._sources)
+
+    def _ask(self, target: str, read: Callable[[TrustedView], T]) -> T:
+        """Read from the first source whose metadata verifies, those that have verified first."""
+        failures: list[str] = []
+        refused = False
+        for source in sorted(self._sources, key=lambda source: source not in self._views):
+            try:
+                with self._http() as client:
+                    return read(self._view(source, client))
+            except RefusedError as error:
+                self.refusals.append(Refusal(source, target, str(error)))
+                failures.append(f"{source} served {error}")
+                refused = True
+            except FetchError as error:
+                failures.append(f"{source}: {error}")
+        kind = RefusedError if refused else FetchError
+        raise kind(f"{target}: no source had it: " + "; ".join(failures))
+
+    def _view(self, source: str, client: httpx.Client) -> TrustedView:
+        if source in self._views:
+            http, view = self._views[source]
+            http.client = client
+            return view
+        http = HttpSource(client, source)
+        view = TrustedView(self._directory, self._root, http, self._now())
+        view.refresh()
+        self._views[source] = (http, view)
+        return view
+
+
+def _release(view: TrustedView, path: str, role: str, digest: str) -> Release:
+    data = view.target(path)
+    if data is None:
+        raise RefusedError(f"{path}: nobody who may has signed such a release")
+    release = _parsed(Release.from_bytes, path, data)
+    own = target_path(role, release.target_group, release.order)
+    if own != path:
+        raise RefusedError(f"{path}: found the release of {own}")
+    if digest and release.digest != digest:
+        raise RefusedError(f"{path}: found release {release.digest}, expected {digest}")
+    return release
+
+
+def _parsed(parse: Callable[[bytes], T], path: str, data: bytes) -> T:
+    try:
+        return parse(data)
+    except FormatError as error:
+        raise RefusedError(f"{path}: signed, but malformed: {error}") from error

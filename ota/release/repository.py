@@ -1,0 +1,273 @@
+"""A TUF repository in a directory of static files, written so that readers never see half a step.
+
+    metadata/<version>.root.json, <version>.targets.json, <version>.snapshot.json, timestamp.json
+    metadata/<version>.models/auto.json     a role's slash is a real directory: clients ask for
+                                            `1.models%2Fauto.json`, static servers decode that
+    targets/<folder>/<sha256>.<name>        consistent snapshots: content is part of the name
+
+Files are added, never changed, except for `timestamp.json`, which is written last: until then
+nothing points at what is new, after it everything is there (TUF specification 1.0.34, section 6.2).
+A crash in between leaves files that nobody reads and the next publication overwrites.
+
+Before the timestamp is written, a client's whole verification runs over what would be there. What
+does not verify is not published, whoever asks for it.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from wildflower.ota import canonical
+from wildflower.ota.errors import SigningError
+from wildflower.ota.release import signing
+from wildflower.ota.release.files import write_durably
+from wildflower.ota.release.keys import DELEGATED, RoleKeys
+from wildflower.ota.release.trust import METADATA, TARGETS, NotThereError, TrustedView
+
+TARGET_ROLES: Final = ("targets", *DELEGATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """For how long each kind of metadata is good once it is signed.
+
+    The online ones are short, because a server that is cut off or captured can withhold news for
+    at most that long; the offline ones are long, because people sign them.
+    """
+
+    root: timedelta = timedelta(days=365)
+    targets: timedelta = timedelta(days=365)
+    models: timedelta = timedelta(days=365)
+    rollout: timedelta = timedelta(days=30)
+    snapshot: timedelta = timedelta(days=7)
+    timestamp: timedelta = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one publication adds.
+
+    Attributes:
+        roles: New metadata of targets roles, by role name.
+        targets: Contents of new targets, by target path.
+    """
+
+    roles: Mapping[str, bytes] = field(default_factory=dict)
+    targets: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Repository:
+    """The files of one repository. One writer at a time.
+
+    Args:
+        directory: Holds `metadata` and `targets`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def create(
+        self, keys: Mapping[str, RoleKeys], now: datetime, lifetimes: Lifetimes | None = None
+    ) -> bytes:
+        """Write a new repository without any target; return the root that devices pin.
+
+        Args:
+            keys: Signers of every role in `keys.ROLES`.
+            now: When it is made.
+            lifetimes: For how long the first metadata is good.
+
+        Raises:
+            SigningError: There is a repository already.
+        """
+        if (self._directory / METADATA_DIR / "timestamp.json").exists():
+            raise SigningError(f"{self._directory} holds a repository already")
+        good = lifetimes or Lifetimes()
+        root = signing.first_root(keys, expires=now + good.root)
+        files = {
+            "1.root.json": root,
+            "1.targets.json": signing.first_targets(keys, expires=now + good.targets),
+        }
+        for role in DELEGATED:
+            lifetime = good.rollout if role == "rollout" else good.models
+            files[f"1.{role}.json"] = signing.first_delegated(keys[role], expires=now + lifetime)
+        files["1.snapshot.json"] = signing.first_snapshot(
+            keys["snapshot"], TARGET_ROLES, expires=now + good.snapshot
+        )
+        files["timestamp.json"] = signing.first_timestamp(
+            keys["timestamp"], expires=now + good.timestamp
+        )
+        paths = [_some_path(role) for role in DELEGATED]
+        self._verify(root, {f"{METADATA}/{name}": data for name, data in files.items()}, paths, now)
+        for name, data in files.items():
+            write_durably(self._directory / METADATA_DIR / name, data)
+        (self._directory / TARGETS_DIR).mkdir(parents=True, exist_ok=True)
+        return root
+
+    @property
+    def root(self) -> bytes:
+        """The first root, which devices pin."""
+        return self._metadata("1.root.json")
+
+    def current(self, role: str) -> bytes:
+        """Return a role's metadata as it is published now.
+
+        Args:
+            role: One of `keys.ROLES`.
+
+        Raises:
+            SigningError: There is no such role, or no repository.
+        """
+        if role == "timestamp":
+            return self._metadata("timestamp.json")
+        if role == "root":
+            return self._newest_root()
+        number = signing.snapshot_version(self._metadata("timestamp.json"))
+        snapshot = self._metadata(f"{number}.snapshot.json")
+        if role == "snapshot":
+            return snapshot
+        version = signing.published_versions(snapshot).get(role)
+        if version is None:
+            raise SigningError(f"no role {role!r}", hint=f"Known: {', '.join(TARGET_ROLES)}")
+        return self._metadata(f"{version}.{role}.json")
+
+    def has_target(self, path: str, digest: str) -> bool:
+        """Whether the content of a target lies in the repository."""
+        return (self._directory / TARGETS_DIR / _hashed(path, digest)).is_file()
+
+    def publish(
+        self,
+        changes: Changes,
+        keys: Mapping[str, RoleKeys],
+        now: datetime,
+        lifetimes: Lifetimes | None = None,
+    ) -> None:
+        """Verify and write changes, the new snapshot and the new timestamp.
+
+        Args:
+            changes: New metadata and targets; empty renews snapshot and timestamp.
+            keys: Signers of snapshot and timestamp.
+            now: When it happens.
+            lifetimes: For how long snapshot and timestamp are good.
+
+        Raises:
+            FormatError: Metadata cannot be parsed.
+            SigningError: A role would go back to an older version.
+            RefusedError: A client would refuse what would be published; nothing points at it.
+        """
+        good = lifetimes or Lifetimes()
+        versions = {
+            role: signing.read_targets(data).signed.version for role, data in changes.roles.items()
+        }
+        snapshot = signing.next_snapshot(
+            self.current("snapshot"),
+            versions,
+            keys["snapshot"].signers,
+            expires=now + good.snapshot,
+        )
+        number = signing.snapshot_version(self.current("timestamp")) + 1
+        timestamp = signing.next_timestamp(
+            self.current("timestamp"),
+            number,
+            keys["timestamp"].signers,
+            expires=now + good.timestamp,
+        )
+        self._write(
+            {
+                **{
+                    f"{TARGETS}/{_hashed(path, canonical.digest(data))}": data
+                    for path, data in changes.targets.items()
+                },
+                **{f"{METADATA}/{versions[r]}.{r}.json": d for r, d in changes.roles.items()},
+                f"{METADATA}/{number}.snapshot.json": snapshot,
+                f"{METADATA}/timestamp.json": timestamp,
+            },
+            (*changes.targets, *(_some_path(role) for role in changes.roles if role in DELEGATED)),
+            now,
+        )
+
+    def renew_timestamp(
+        self, keys: RoleKeys, now: datetime, lifetimes: Lifetimes | None = None
+    ) -> None:
+        """Write a new timestamp for the snapshot that is published.
+
+        Raises:
+            RefusedError: A client would refuse it, because something else has expired.
+        """
+        good = lifetimes or Lifetimes()
+        current = self.current("timestamp")
+        timestamp = signing.next_timestamp(
+            current,
+            signing.snapshot_version(current),
+            keys.signers,
+            expires=now + good.timestamp,
+        )
+        self._write({f"{METADATA}/timestamp.json": timestamp}, (), now)
+
+    def _write(self, files: Mapping[str, bytes], targets: Iterable[str], now: datetime) -> None:
+        """Verify, then write in the order given: what points at a file comes after it."""
+        self._verify(self.root, files, targets, now)
+        for name, data in files.items():
+            write_durably(self._directory / name.removeprefix("tuf/"), data)
+
+    def _verify(
+        self, root: bytes, files: Mapping[str, bytes], targets: Iterable[str], now: datetime
+    ) -> None:
+        """Do as a client would that sees `files` on top of what is on disk."""
+        with tempfile.TemporaryDirectory(prefix="wildflower-verify-") as cache:
+            view = TrustedView(Path(cache), root, _Overlay(self._directory, files), now)
+            view.refresh()
+            for path in targets:
+                view.target(path)
+
+    def _newest_root(self) -> bytes:
+        version = 1
+        while (self._directory / METADATA_DIR / f"{version + 1}.root.json").exists():
+            version += 1
+        return self._metadata(f"{version}.root.json")
+
+    def _metadata(self, name: str) -> bytes:
+        path = self._directory / METADATA_DIR / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise SigningError(
+                f"no TUF metadata at {path}", hint="`wildflower server init` makes the repository."
+            ) from error
+
+
+METADATA_DIR: Final = METADATA.removeprefix("tuf/")
+TARGETS_DIR: Final = TARGETS.removeprefix("tuf/")
+"""Below the repository's own directory, which servers show as `/tuf`."""
+
+
+class _Overlay:
+    """The repository as it would be: new files over those on disk."""
+
+    def __init__(self, directory: Path, files: Mapping[str, bytes]) -> None:
+        self._directory = directory
+        self._files = files
+
+    def read(self, path: str) -> Iterator[bytes]:
+        """Yield a file's content."""
+        name = unquote(path)
+        if name in self._files:
+            yield self._files[name]
+            return
+        try:
+            yield (self._directory / name.removeprefix("tuf/")).read_bytes()
+        except OSError as error:
+            raise NotThereError(f"{name}: {error.strerror}") from error
+
+
+def _some_path(role: str) -> str:
+    """Return a path that nobody signs but this role may: asking for it verifies the role."""
+    return signing.PATHS[role].replace("*", "-")
+
+
+def _hashed(path: str, digest: str) -> str:
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{digest}.{name}"

@@ -1,0 +1,150 @@
+"""A verified view of a TUF repository: what is signed, as of one moment, from one source.
+
+All checks of the TUF client workflow (specification 1.0.34, section 5) are python-tuf's: signature
+thresholds, root rotation, rollback, freeze, mix-and-match and length limits. Added here: the root
+is pinned and the clock is handed in (`tuf_compat`), targets are small documents that are returned
+as bytes and written nowhere, and each failure is one of two errors that a reader can act on:
+RefusedError (what was served is not what was signed) or FetchError (it could not be had).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+from tuf.api import exceptions
+from tuf.ngclient import FetcherInterface
+
+from wildflower.ota import canonical
+from wildflower.ota.errors import FetchError, RefusedError, StorageError
+from wildflower.ota.release.tuf_compat import DurableUpdater
+
+METADATA: Final = "tuf/metadata"
+TARGETS: Final = "tuf/targets"
+
+
+class BytesSource(Protocol):
+    """Where the bytes of a repository come from."""
+
+    def read(self, path: str) -> Iterator[bytes]:
+        """Yield the content of `path`, in pieces; the reader may stop at any piece.
+
+        Raises:
+            NotThereError: There is no such file.
+            FetchError: It could not be had.
+        """
+        ...
+
+
+class NotThereError(FetchError):
+    """The source has no such file."""
+
+
+class _Adapter(FetcherInterface):
+    """Lets python-tuf read from a `BytesSource`; URLs are paths here."""
+
+    def __init__(self, source: BytesSource) -> None:
+        self._source = source
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        try:
+            yield from self._source.read(url)
+        except NotThereError as error:
+            raise exceptions.DownloadHTTPError(str(error), 404) from error
+        except FetchError as error:
+            raise exceptions.DownloadError(str(error)) from error
+
+
+class TrustedView:
+    """What one source's repository says, verified against a pinned root.
+
+    Args:
+        cache: Directory of metadata seen before; protects from going back to older metadata.
+        root: The pinned root metadata.
+        source: Where the bytes come from.
+        now: The moment against which expiry is checked.
+
+    Raises:
+        RefusedError: `root` is not valid root metadata.
+        StorageError: The cache cannot be written.
+    """
+
+    def __init__(self, cache: Path, root: bytes, source: BytesSource, now: datetime) -> None:
+        self._now = now
+        self._adapter = _Adapter(source)
+        with self._translated("root"):
+            self._updater = DurableUpdater(
+                cache,
+                metadata_url=METADATA,
+                targets_url=TARGETS,
+                fetcher=self._adapter,
+                root=root,
+                now=now,
+            )
+
+    def refresh(self) -> None:
+        """Fetch and verify root, timestamp, snapshot and targets. Once per view.
+
+        Raises:
+            RefusedError: Wrong signature, version, length or digest, or expired.
+            FetchError: The source does not answer or lacks a file.
+            StorageError: The cache cannot be written.
+        """
+        with self._translated("metadata"):
+            self._updater.refresh()
+
+    def target(self, path: str) -> bytes | None:
+        """Return a target's verified bytes; None if nobody who may has signed such a target.
+
+        Args:
+            path: Its path among the targets, such as "rollout/digits.linux-generic.json".
+
+        Raises:
+            RefusedError: Metadata or bytes are not what was signed.
+            FetchError: The source does not answer or lacks a file.
+            StorageError: The cache cannot be written.
+        """
+        with self._translated(path):
+            info = self._updater.get_targetinfo(path)
+            if info is None:
+                return None
+            if info.length > canonical.MAX_DOCUMENT:
+                raise RefusedError(f"{path}: {info.length} bytes, at most {canonical.MAX_DOCUMENT}")
+            folder, _, name = path.rpartition("/")
+            digest = info.hashes.get("sha256", "")
+            data = self._adapter.download_bytes(f"{TARGETS}/{folder}/{digest}.{name}", info.length)
+            found = canonical.digest(data)
+            if len(data) != info.length or found != digest:
+                raise RefusedError(
+                    f"{path}: wrong digest: found {len(data)} bytes of SHA-256 {found}, "
+                    f"expected {info.length} of {digest}"
+                )
+            return data
+
+    @contextmanager
+    def _translated(self, target: str) -> Iterator[None]:
+        try:
+            yield
+        except exceptions.RepositoryError as error:
+            found = next((name for kind, name in _REASONS if isinstance(error, kind)), "malformed")
+            as_of = f" (as of {canonical.to_time(self._now)})" if found == "expired" else ""
+            raise RefusedError(f"{target}: {found}: {error}{as_of}") from error
+        except exceptions.DownloadLengthMismatchError as error:
+            raise RefusedError(f"{target}: endless: {error}") from error
+        except exceptions.DownloadError as error:
+            raise FetchError(f"{target}: {error}") from error
+        except OSError as error:
+            raise StorageError(f"metadata cache: {error}", hint="Free some space.") from error
+
+
+_REASONS: Final = (
+    (exceptions.UnsignedMetadataError, "wrong signature"),
+    (exceptions.BadVersionNumberError, "rollback"),
+    (exceptions.ExpiredMetadataError, "expired"),
+    (exceptions.LengthOrHashMismatchError, "wrong digest"),
+)
+"""What a reader of logs calls the errors of python-tuf; others are "malformed"."""
+
+Clock = Callable[[], datetime]
+"""Returns the moment in UTC that expiry is checked against."""
