@@ -22,7 +22,7 @@ class Digits:
 
     name: Final = "digits"
     labels: Final = tuple(str(digit) for digit in range(10))
-    recipe: Final = Recipe(epochs=5, batch_size=32, learning_rate=0.05, momentum=0.9, clip=1.0)
+    recipe: Final = Recipe(epochs=5, batch_size=16, learning_rate=0.02, momentum=0.9, clip=1.0)
 
     def build_model(self) -> "torch.nn.Module":
         """Return a fresh network of about 29,000 parameters."""
