@@ -67,6 +67,7 @@ class Reception:
         self._now = now
         self._next_s = next_s
         self._reporting = threading.Lock()
+        self._newest: dict[str, int] = {}  # sequence of each device's newest report, once asked
 
     def identify(self, certificate_pem: bytes) -> Device:
         """Return the device that shows a certificate; TLS has checked its chain.
@@ -163,10 +164,18 @@ class Reception:
         }
         happened = Event(0, "device.report", report.device_id, told, report.received_at)
         fields: dict[str, object] = {"last_seen": report.received_at}
-        earlier = self._store.all(Report, device_id=report.device_id)
-        if report.sequence > max((one.sequence for one in earlier), default=0):
+        newest = self._newest_of(report.device_id)
+        if report.sequence > newest:
             fields["running"] = report.running  # an old report that comes late changes nothing
         self._store.change(Device, report.device_id, report, events=[happened], **fields)
+        self._newest[report.device_id] = max(newest, report.sequence)
+
+    def _newest_of(self, device_id: str) -> int:
+        """Return the sequence of a device's newest report; the store is asked once per device."""
+        if device_id not in self._newest:
+            known = self._store.all(Report, device_id=device_id)
+            return max((report.sequence for report in known), default=0)
+        return self._newest[device_id]
 
 
 def _verified(device: Device, document: bytes, signature: bytes) -> DeviceReport:

@@ -352,6 +352,47 @@ def engine_of(url: str) -> sa.Engine:
     return sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
 
 
+def test_two_processes_that_write_at_once_leave_no_gap(sql_url: str) -> None:
+    with SqlStore.open(sql_url) as first, SqlStore.open(sql_url) as second:
+        first.put(replace(TOKEN, uses_left=10))
+
+        def write(store: SqlStore) -> None:
+            for _ in range(10):
+                store.put(events=[event("one")])
+                store.spend("t1", NOW)
+
+        in_threads(lambda: write(first), lambda: write(second))
+        assert [found.number for found in first.events()] == list(range(1, 21))
+        token = second.get(JoinToken, "t1")
+    assert token is not None
+    assert token.uses_left == 0
+
+
+WRITING = """
+import sys
+from datetime import datetime, timezone
+from wildflower.server.records import Event
+from wildflower.server.sql import SqlStore
+store = SqlStore.open(sys.argv[1])
+for number in range(1, 1_000_000):
+    store.put(events=[Event(0, "a", str(number), {}, datetime.now(timezone.utc))] * 3)
+    print(number, flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_a_kill(sql_url: str) -> None:
+    child = subprocess.Popen([sys.executable, "-c", WRITING, sql_url], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    acknowledged = [int(child.stdout.readline()) for _ in range(20)][-1]
+    child.kill()
+    child.communicate()
+    with SqlStore.open(sql_url) as store:
+        found = store.events()
+    assert len(found) >= 3 * acknowledged
+    assert len(found) % 3 == 0  # each transaction whole
+    assert [one.number for one in found] == list(range(1, len(found) + 1))
+
+
 def test_a_write_that_fails_leaves_nothing(sql_url: str) -> None:
     with SqlStore.open(sql_url) as store:
         broken = replace(TRAINING, created_at=NOW.replace(tzinfo=None))

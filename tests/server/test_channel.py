@@ -341,6 +341,14 @@ def test_an_old_report_that_comes_late_does_not_move_the_device(world: World) ->
     assert len(world.store.all(Report)) == 2
 
 
+def test_a_server_that_started_again_still_knows_which_report_is_newest(world: World) -> None:
+    world.report(outcome(world, 2, running="new"))
+    anew = Reception(world.store, invited=lambda _: "", now=world.clock)
+    late = outcome(world, 1, running="old").to_bytes()
+    anew.report(world.stored(), late, world.device.sign(late))
+    assert world.stored().running == "new"
+
+
 def test_a_reason_from_outside_cannot_move_a_terminal(world: World) -> None:
     world.report(outcome(world, reason="\x1b[2Jdisk\x00full\nnow"))
     assert world.store.all(Report)[0].reason == " [2Jdisk full now"
