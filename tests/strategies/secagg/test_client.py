@@ -190,8 +190,14 @@ def test_a_roster_of_more_than_the_degree_is_refused() -> None:
     sparse = make_params(12, degree=4, threshold=3)
     state, _ = client.advertise(sparse, SEAT.identity, entropy=bytes(32))
     dense = Play(make_params(12, degree=6, threshold=3)).advertise()
-    with pytest.raises(ProtocolError, match="a roster of 6 neighbours, allowed are 2 to 4"):
-        SEAT.share(state, dense[SEAT.device])
+    one_too_many = Roster(SESSION, dense[SEAT.device].neighbours[:5])
+    with pytest.raises(ProtocolError, match="a roster of 5 neighbours, allowed are 2 to 4"):
+        SEAT.share(state, one_too_many)
+
+
+def test_as_many_neighbours_as_the_threshold_asks_for_are_enough() -> None:
+    shares = SEAT.share(STATES[Phase.ADVERTISED], Roster(SESSION, SEAT.roster.neighbours[:2]))[1]
+    assert len(shares.sealed) == SEAT.params.threshold - 1
 
 
 def test_keys_signed_for_other_parameters_are_refused() -> None:

@@ -1,5 +1,8 @@
 """Who is whose neighbour, and how dense the ring must be."""
 
+from fractions import Fraction
+from math import comb
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +39,28 @@ def test_degrees_and_thresholds_are_those_of_the_bounds(
     assert found == graph
 
 
+def fraction_disconnected(clients: int, degree: int, removed: int) -> Fraction:
+    """Return Bell's union bound, exactly: pairs of cuts times P[all `degree` of a cut are gone]."""
+    if removed < degree:
+        return Fraction(0)
+    cuts = Fraction(clients * (clients - degree - 1), 2)
+    return cuts * Fraction(comb(clients - degree, removed - degree), comb(clients, removed))
+
+
+@pytest.mark.parametrize(
+    ("clients", "corrupt", "dropout", "degree"),
+    [(45, 0.0, 0.5, 24), (47, 0.1, 0.3, 20), (39, 0.1, 0.5, 24), (47, 0.0, 0.6, 30)],
+)
+def test_the_ring_is_dense_enough_to_stay_in_one_piece(
+    clients: int, corrupt: float, dropout: float, degree: int
+) -> None:
+    found = plan_graph(clients, corrupt=corrupt, dropout=dropout)
+    removed = int(clients * corrupt + 1e-9) + int(clients * dropout + 1e-9)
+    assert found.degree == degree
+    assert fraction_disconnected(clients, degree, removed) < Fraction(1, 2**41)
+    assert fraction_disconnected(clients, degree - 2, removed) >= Fraction(1, 2**41)
+
+
 @given(
     st.integers(11, 200),
     st.sampled_from([0.0, 0.05, 0.1, 0.2]),
@@ -67,6 +92,10 @@ def test_a_semi_malicious_server_costs_small_cohorts_more() -> None:
     # Of 10 holders 2 answer both ways: 12 answers must not make two thresholds.
     found = plan_graph(10, corrupt=0.2, adversary=MALICIOUS)
     assert found == Graph(9, 7)
+
+
+def test_many_corrupt_clients_raise_the_threshold_of_small_cohorts() -> None:
+    assert plan_graph(10, corrupt=0.6, dropout=0.1) == Graph(9, 7)
 
 
 def test_where_no_ring_is_dense_enough_everyone_is_a_neighbour() -> None:

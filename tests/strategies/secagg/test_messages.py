@@ -1,6 +1,7 @@
 """The wire: every message comes back, and nothing else gets in."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, Self
 
 import pytest
@@ -140,6 +141,7 @@ CHANGES: dict[str, tuple[str, dict[str, object], str]] = {
     "a short session": ("masked", {"session": bytes(31)}, "times 32 bytes"),
     "a text for a number": ("params", {"round": "1"}, "a whole number"),
     "no training": ("params", {"training": ""}, "1 to 200 characters"),
+    "a long training": ("params", {"training": "t" * 201}, "1 to 200 characters"),
     "a threshold below the majority": ("params", {"threshold": 4}, "allowed are 5 to 8"),
     "a threshold above everyone": ("params", {"threshold": 9}, "allowed are 5 to 8"),
     "a degree above everyone": ("params", {"degree": 8}, "8 clients of degree 8"),
@@ -164,6 +166,15 @@ def test_a_refusal_says_what_was_expected(
 def test_a_cohort_too_large_for_the_residues_is_refused() -> None:
     with pytest.raises(CapacityError):
         SessionParams.from_fields({**MESSAGES["params"].to_fields(), "max_weight": 1e10})
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    smallest = make_params(3, session=SESSION)
+    longest = replace(smallest, training="t" * 200, round=0)
+    for params in (smallest, longest, make_params(8, session=SESSION, threshold=8)):
+        assert SessionParams.from_fields(params.to_fields()) == params
+    with pytest.raises(ValueError, match="training <= 200"):
+        replace(smallest, training="t" * 201)
 
 
 DIFFERENT: list[Callable[[], SessionParams]] = [
