@@ -1,6 +1,6 @@
 """A fleet for tests of rounds: ordinary Flower apps, real identities, an in-process grid."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,7 +74,7 @@ class Fleet:
 
     def __init__(
         self,
-        apps: list[App],
+        apps: Sequence[App],
         *,
         secagg: str = "allowed",
         dies: Mapping[tuple[int, str], Death] | None = None,
