@@ -1,6 +1,7 @@
 """A real SuperLink for tests: its files, its process, its end."""
 
 import contextlib
+import ipaddress
 import os
 import secrets
 import socket
@@ -9,14 +10,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.certificates import self_signed
 
 from wildflower.server.flower_link import superlink_command, superlink_environment
+from wildflower.simulation.identities import SimulatedCa
 
 
 def free_port() -> int:
@@ -85,15 +88,38 @@ class RunningSuperLink:
             self.process = None
 
 
+def pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a private key as PEM."""
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+def _server_certificate(ca: SimulatedCa, files: Path) -> None:
+    """Write a certificate for the loopback address, signed by the CA of the devices."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")]))
+        .issuer_name(ca.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(ca._key, hashes.SHA256())
+    )
+    (files / "server.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (files / "server.key").write_bytes(pem_of(key))
+    (files / "ca.pem").write_bytes(ca.pem)
+
+
 @contextlib.contextmanager
-def running_superlink(directory: Path) -> Iterator[RunningSuperLink]:
+def running_superlink(directory: Path, ca: SimulatedCa | None = None) -> Iterator[RunningSuperLink]:
     """Start a SuperLink on a free port; end it afterwards."""
     files = directory / "superlink"
     files.mkdir(parents=True)
-    certificate, key = self_signed(files)
-    certificate.rename(files / "server.pem")
-    key.rename(files / "server.key")
-    (files / "ca.pem").write_bytes((files / "server.pem").read_bytes())
+    _server_certificate(ca or SimulatedCa(), files)
     (files / "superexec.secret").write_text(secrets.token_hex(32))
     (files / "superexec.secret").chmod(0o600)
     superlink = RunningSuperLink(directory, free_port())
