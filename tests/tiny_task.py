@@ -1,6 +1,6 @@
 """A task that trains in milliseconds: which side of a line a point lies on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,9 @@ def points(count: int, *, seed: int = 0) -> Examples:
 
 
 class Tiny:
-    name = "tiny"
-    labels = ("left", "right")
-    recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.5, momentum=0.0, clip=4.0)
+    name: str = "tiny"
+    labels: Sequence[str] = ("left", "right")
+    recipe: Recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.5, momentum=0.0, clip=4.0)
 
     def build_model(self) -> "torch.nn.Module":
         from torch import nn

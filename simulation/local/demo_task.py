@@ -4,9 +4,9 @@ No batch normalisation: its running means are no weights, and averaging them ove
 different digits spoils the model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Digits:
     """28 x 28 grey digits, ten classes; see `wildflower.strategies.task.Task`."""
 
-    name: Final = "digits"
-    labels: Final = tuple(str(digit) for digit in range(10))
-    recipe: Final = Recipe(epochs=5, batch_size=16, learning_rate=0.02, momentum=0.9, clip=1.0)
+    name: str = "digits"
+    labels: Sequence[str] = tuple(str(digit) for digit in range(10))
+    recipe: Recipe = Recipe(epochs=5, batch_size=16, learning_rate=0.02, momentum=0.9, clip=1.0)
 
     def build_model(self) -> "torch.nn.Module":
         """Return a fresh network of about 29,000 parameters."""
@@ -62,4 +62,4 @@ class Digits:
         return Examples.open(path)
 
 
-task: Final = Digits()
+task = Digits()

@@ -48,7 +48,9 @@ def goes_around(content: RecordDict) -> App:
 def stored_record(fleet: Fleet, **changes: int | bytes) -> RecordDict:
     """Return a message that the protocol made for node 11, with changes."""
     made = [m for m in fleet.seen if m.metadata.src_node_id == 11][-1]
-    return RecordDict({wire.SECAGG: ConfigRecord({**made.content[wire.SECAGG], **changes})})
+    return RecordDict(
+        {wire.SECAGG: ConfigRecord({**made.content.config_records[wire.SECAGG], **changes})}
+    )
 
 
 @pytest.fixture

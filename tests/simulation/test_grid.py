@@ -36,7 +36,7 @@ def test_what_a_node_does_to_its_message_no_other_sees() -> None:
     def spoils(message: Message, context: Context) -> Message:
         message.content["c"] = ConfigRecord({"x": 2})
         message.content.array_records["a"]["w"] = Array(np.ones(1))
-        message.content["m"]["n"] = 7.0
+        message.content.metric_records["m"]["n"] = 7.0
         return Message(RecordDict(), reply_to=message)
 
     content = RecordDict(
@@ -55,14 +55,15 @@ def test_what_a_node_does_to_its_message_no_other_sees() -> None:
 
 def test_a_node_keeps_its_context() -> None:
     def counts(message: Message, context: Context) -> Message:
-        record = context.state.setdefault("n", ConfigRecord({"calls": 0}))
-        record["calls"] = int(record["calls"]) + 1  # type: ignore[arg-type]  # an int, see above
+        before = context.state.metric_records.get("n", MetricRecord({"calls": 0}))
+        record = MetricRecord({"calls": float(str(before["calls"])) + 1})
+        context.state["n"] = record
         return Message(RecordDict({"n": record}), reply_to=message)
 
     grid = InProcessGrid({10: counts})
     for expected in (1, 2, 3):
         (reply,) = grid.send_and_receive([asked(10)])
-        assert reply.content["n"]["calls"] == expected
+        assert reply.content.metric_records["n"]["calls"] == expected
 
 
 def test_what_an_app_raises_is_an_error_of_that_node() -> None:

@@ -1,10 +1,13 @@
 """A simulated training: it learns, loses devices, repeats itself; the command shows it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.tiny_task import points, task
 
 from wildflower.cli import main
@@ -76,11 +79,17 @@ def test_a_task_without_examples_is_told() -> None:
 
 
 def test_the_demo_task_keeps_the_contract_of_a_task() -> None:
-    assert find_task(command.DIGITS) is demo_task
-    assert demo_task.build_model()(__import__("torch").from_numpy(demo_task.example())).shape == (
-        1,
-        10,
-    )
+    found = find_task(command.DIGITS)
+    outputs = found.build_model()(torch.from_numpy(found.example()))
+    assert tuple(outputs.shape) == (1, len(found.labels))
+    assert found.metrics(outputs.detach().numpy(), outputs.detach().numpy().argmax(1)) == {
+        "correct": 1.0
+    }
+
+
+def test_the_demo_task_is_named_without_torch() -> None:
+    code = "import sys, wildflower.simulation.local.demo_task; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.slow
