@@ -31,9 +31,14 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 """Keeps Flower's programs from installing packages, from telemetry and from looking for updates."""
 
 
-def superlink_environment() -> dict[str, str]:
-    """Return what the SuperLink's process needs in its environment, besides what we have."""
-    return dict(ENVIRONMENT)
+def superlink_environment(directory: Path | None = None) -> dict[str, str]:
+    """Return what the SuperLink's process needs in its environment, besides what we have.
+
+    Args:
+        directory: The server's directory; without it Flower keeps its files in the user's home.
+    """
+    home = {} if directory is None else {"FLWR_HOME": str(directory / "superlink" / "flwr")}
+    return {**ENVIRONMENT, **home}
 
 
 def superlink_command(directory: Path, port: int) -> list[str]:

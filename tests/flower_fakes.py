@@ -64,11 +64,7 @@ class RunningSuperLink:
         with (self.directory / "superlink.log").open("ab") as log:
             self.process = subprocess.Popen(
                 superlink_command(self.directory, self.port),
-                env={
-                    **os.environ,
-                    **superlink_environment(),
-                    "FLWR_HOME": str(self.directory / "flwr"),
-                },
+                env={**os.environ, **superlink_environment(self.directory)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -155,6 +155,7 @@ class ServerTask:
             sub_status=SubStatus.FAILED if failed else SubStatus.COMPLETED,
             details=f"{type(error).__name__}: {error}"[:500] if failed else "",
         )
+        self._grid._retry_invoker.max_time = 0.0  # whoever is away now is not waited for
         with self._exit, contextlib.suppress(LinkError), translated():
             self._runtime.PushTaskOutput(output)
 
