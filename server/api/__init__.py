@@ -1,0 +1,1 @@
+"""The operator API: REST and server-sent events, for operators with a token."""

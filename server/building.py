@@ -1,0 +1,244 @@
+"""The build, asked for by the server: `ota.build.worker` as a child, its files taken in as blobs.
+
+What the child answered is kept in `build/answers/<model>.json`: a manifest needs more of it than
+the records hold. It can be lost: the build is cached and answers the same again.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
+
+from wildflower.ota.device.profile import CLASSES
+from wildflower.ota.errors import BuildError
+from wildflower.ota.release.files import write_durably
+from wildflower.ota.release.manifest import FileEntry, Requirement, TrialBudget
+from wildflower.server.supervise import end_group
+
+log = logging.getLogger(__name__)
+
+WORKER: Final = "wildflower.ota.build.worker"
+TIME_S: Final = 1800.0  # a model's code may do anything; a large one takes minutes
+GRACE_S: Final = 2.0
+LOOK_S: Final = 0.1
+
+Answer = Mapping[str, Any]
+
+
+class BlobFiles(Protocol):
+    """Files named by their digest; `server.blobs.BlobStore`."""
+
+    def put_file(self, source: Path) -> str:
+        """Store a copy of a file durably; return its digest."""
+        ...
+
+    def path(self, digest: str) -> Path:
+        """Return where a blob lies."""
+        ...
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One artifact and everything that a release of it needs; its files are blobs.
+
+    Attributes:
+        device_class: The class.
+        recipe: Name of how it was built.
+        files: The model, its golden rows, its baseline.
+        gate_report: Digest of the gates' report.
+        passed: Whether every gate passed.
+        failures: Why not, a sentence a gate.
+        requires: What a device must offer.
+        trial: What it must show on the device.
+    """
+
+    device_class: str
+    recipe: str
+    files: tuple[FileEntry, ...]
+    gate_report: str
+    passed: bool
+    failures: tuple[str, ...]
+    requires: Requirement
+    trial: TrialBudget
+
+    @property
+    def artifact(self) -> FileEntry:
+        """The model's file."""
+        return self.files[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stored form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Answer) -> Self:
+        """Return what `to_json` stored.
+
+        Raises:
+            KeyError, TypeError: Not the stored form.
+        """
+        return cls(
+            device_class=str(found["device_class"]),
+            recipe=str(found["recipe"]),
+            files=tuple(FileEntry(**entry) for entry in found["files"]),
+            gate_report=str(found["gate_report"]),
+            passed=bool(found["passed"]),
+            failures=tuple(found["failures"]),
+            requires=Requirement(**found["requires"]),
+            trial=TrialBudget(**found["trial"]),
+        )
+
+
+class Build:
+    """Builds models in child processes.
+
+    Args:
+        directory: Of the build's cache and answers.
+        blobs: Where models come from and artifacts go.
+        proxy: The operator's labelled rows, or None where there are none.
+        run: Runs the worker on a request and returns its answer, as `run_worker`.
+        classes: The device classes to build for.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        blobs: BlobFiles,
+        proxy: Path | None,
+        run: Callable[[Answer], Answer],
+        classes: Sequence[str] = tuple(CLASSES),
+    ) -> None:
+        self._directory, self._blobs, self._proxy = directory, blobs, proxy
+        self._run, self._classes = run, classes
+
+    def make(self, model: str, app: str) -> list[Built]:
+        """Build a model for every device class; what is cached is not built again.
+
+        Args:
+            model: Digest of the global model.
+            app: Reference of its task.
+
+        Raises:
+            BuildError: It cannot be built; the reason is the worker's.
+        """
+        if self._proxy is None:
+            raise BuildError(
+                "nothing can be built: there is no proxy set for calibration and gates",
+                hint="Set `proxy_data` in server.toml to an .npz with inputs and targets.",
+            )
+        out = Path(tempfile.mkdtemp(prefix="out-", dir=self._directory))
+        try:
+            answer = self._run(
+                {
+                    "app": app,
+                    "model": str(self._blobs.path(model)),
+                    "proxy": str(self._proxy),
+                    "classes": list(self._classes),
+                    "store": str(self._directory / "cache"),
+                    "out": str(out),
+                }
+            )
+            if "error" in answer:
+                told = answer["error"]
+                raise BuildError(f"{told['type']}: {told['message']}", hint=told["hint"])
+            built = [self._taken_in(one) for one in answer["artifacts"]]
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+        document = json.dumps([one.to_json() for one in built]).encode()
+        write_durably(self._answer(model), document)
+        return built
+
+    def made(self, model: str, app: str) -> list[Built]:
+        """Return what was built from a model, built again if that is lost.
+
+        Raises:
+            BuildError: It cannot be built again.
+        """
+        try:
+            found = json.loads(self._answer(model).read_bytes())
+            built = [Built.from_json(one) for one in found]
+        except (OSError, ValueError, KeyError, TypeError):
+            return self.make(model, app)
+        files = [entry.digest for one in built for entry in one.files]
+        return built if all(map(self._blobs.has, files)) else self.make(model, app)
+
+    def _taken_in(self, one: Answer) -> Built:
+        golden, baseline = one["golden"], one["baseline"]
+        for part in (one, golden, baseline, one["gate_report"]):
+            self._blobs.put_file(Path(part["path"]))
+        return Built(
+            device_class=one["device_class"],
+            recipe=one["recipe"],
+            files=(
+                FileEntry("model", one["file_name"], one["digest"], one["length"]),
+                FileEntry("golden", "golden.npz", golden["digest"], golden["length"]),
+                FileEntry("baseline", "baseline.json", baseline["digest"], baseline["length"]),
+            ),
+            gate_report=one["gate_report"]["digest"],
+            passed=one["passed"],
+            failures=tuple(one.get("failures", ())),
+            requires=Requirement(**one["requires"]),
+            trial=TrialBudget(**one["trial"]),
+        )
+
+    def _answer(self, model: str) -> Path:
+        return self._directory / "answers" / f"{model}.json"
+
+
+def run_worker(request: Answer, log_path: Path, stopping: threading.Event) -> Answer:
+    """Run the worker on one request; return its answer.
+
+    Args:
+        request: See `ota.build.worker`.
+        log_path: Where the worker's log goes.
+        stopping: Ends the worker when set.
+
+    Raises:
+        BuildError: It crashed, took too long, or was stopped.
+    """
+    command = [sys.executable, "-m", "wildflower.server.supervise", str(os.getpid())]
+    command += [sys.executable, "-m", WORKER]
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as output, tempfile.TemporaryFile() as answers:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=answers,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdin is not None  # noqa: S101  it is a pipe
+            with process.stdin as requests:
+                requests.write(json.dumps(request).encode())
+            code = _wait(process, stopping)
+        finally:
+            end_group(process, GRACE_S)
+        answers.seek(0)
+        data = answers.read()
+    try:
+        found: Answer = json.loads(data)
+    except ValueError as error:
+        why = "was stopped or took too long" if code is None else f"ended with code {code}"
+        raise BuildError(f"the build's process {why}", hint=f"Its log: {log_path}") from error
+    return found
+
+
+def _wait(process: "subprocess.Popen[bytes]", stopping: threading.Event) -> int | None:
+    """Wait for a child; None if it was not waited for to its end."""
+    for _ in range(int(TIME_S / LOOK_S)):
+        if process.poll() is not None or stopping.wait(LOOK_S):
+            break
+    return process.poll()
