@@ -7,6 +7,7 @@ packages that a room needs are missing, the group is one line that says what to 
 import difflib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import click
 import typer
 import typer.core
 from click.shell_completion import CompletionItem
+from typer.models import ArgumentInfo
 
 from wildflower import __version__
 from wildflower.console import complain, present_all, wants_json
@@ -205,11 +207,24 @@ def _fit_in(command: click.Command) -> None:
     to every application.
     """
     command.params = [p for p in command.params if p.name not in COMPLETION]
+    _restore_help(command)
     command.context_class = PlainContext
     if isinstance(command, typer.core.TyperCommand | typer.core.TyperGroup):
         command.rich_markup_mode = None
     for child in command.commands.values() if isinstance(command, click.Group) else ():
         _fit_in(child)
+
+
+def _restore_help(command: click.Command) -> None:
+    """Give arguments their help back: typer 0.20 sets it, then click 8.4 and newer erase it."""
+    function = getattr(command.callback, "__presented__", None)
+    if function is None:
+        return
+    told = inspect.signature(function, eval_str=True).parameters
+    for parameter in command.params:
+        if isinstance(parameter, typer.core.TyperArgument) and not parameter.help:
+            notes = getattr(told[parameter.name or ""].annotation, "__metadata__", ())
+            parameter.help = next((n.help for n in notes if isinstance(n, ArgumentInfo)), None)
 
 
 app = typer.Typer(
