@@ -1,0 +1,96 @@
+"""`wildflower agent`: run this device's agent, and see how it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wildflower.client.agent import status_of
+from wildflower.client.config import load_config
+from wildflower.client.daemon import run_daemon
+from wildflower.ota.device.journal import Journal
+
+app = typer.Typer(no_args_is_help=True, help="Run and inspect a device's agent.")
+
+Directory = Annotated[Path, typer.Option("--dir", help="The device's directory.")]
+DEFAULT = Path("/var/lib/wildflower")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLine:
+    """One outcome on this device."""
+
+    sequence: int
+    outcome: str
+    release: str
+    reason: str
+    at: str
+    sent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineLine:
+    """A release that failed here, and why."""
+
+    release: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """How a device is."""
+
+    device_id: str
+    name: str
+    device_class: str
+    target_group: str
+    phase: str
+    updating_to: str
+    release: str
+    order: int
+    artifact: str
+    training: bool
+    as_of: str
+    reports: list[ReportLine]
+    quarantine: list[QuarantineLine]
+
+
+@app.command("run", epilog="Example: wildflower agent run --dir /var/lib/wildflower")
+def run(*, directory: Directory = DEFAULT) -> None:
+    """Run the agent until it is told to end (SIGTERM, Ctrl-C)."""
+    run_daemon(directory)
+
+
+@app.command("status", epilog="Example: wildflower agent status --dir /var/lib/wildflower")
+def status(
+    *,
+    directory: Directory = DEFAULT,
+    last: Annotated[int, typer.Option(min=0, help="Reports to show.")] = 10,
+) -> AgentStatus:
+    """Show what the device runs, what it is doing, and what it last reported."""
+    config = load_config(directory)
+    found = status_of(directory)
+    journal = Journal.open(directory / "journal.db")
+    try:
+        entries, quarantined = journal.reports(), journal.quarantined()
+    finally:
+        journal.close()
+    shown = entries[-last:] if last else []
+    return AgentStatus(
+        device_id=config.device_id,
+        name=config.name,
+        device_class=config.device_class,
+        target_group=config.target_group,
+        phase=str(found.get("phase", "not started")),
+        updating_to=str(found.get("updating_to", "")),
+        release=str(found.get("release", "")),
+        order=int(found.get("order", 0)),
+        artifact=str(found.get("artifact", "")),
+        training=bool(found.get("training", False)),
+        as_of=str(found.get("at", "")),
+        reports=[
+            ReportLine(e.sequence, e.outcome, e.release, e.reason, e.at, e.sent) for e in shown
+        ],
+        quarantine=[QuarantineLine(*pair) for pair in quarantined.items()],
+    )
