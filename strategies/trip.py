@@ -6,6 +6,7 @@ refusal, never the trip a failure.
 """
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -127,7 +128,8 @@ class Trips:
         """Send the messages; return the node of each message id."""
         assume_identity()
         messages = [
-            Message(content, node, kind, group_id=self.group, ttl=ttl)
+            # an id is the hash of what is sent: a nonce keeps other devices from guessing it
+            Message(content, node, kind, group_id=f"{self.group}/{secrets.token_hex(8)}", ttl=ttl)
             for node, content in contents.items()
         ]
         waiting: dict[str, int] = {}

@@ -46,7 +46,7 @@ HEARTBEAT_S: Final = 10.0
 """The shortest that Flower allows; a node that missed two is offline, and can connect again."""
 
 PATIENCE_S: Final = 20.0
-"""How long a reply is pushed while the other side does not answer, in seconds."""
+"""How long a message is waited for that is announced, and a reply pushed while nobody answers."""
 
 
 class FleetConnection:
@@ -111,7 +111,8 @@ class FleetConnection:
             return None
         run_id = answer.messages_list[0].metadata.run_id
         tree = answer.message_object_trees[0]
-        message = pull(tree, make_pull_object_fn_protobuf(self._pull_object, self._node, run_id))
+        pull_object = make_pull_object_fn_protobuf(self._pull_object, self._node, run_id)
+        message = pull(tree, pull_object, wait_s=PATIENCE_S)
         confirmation = ConfirmMessageReceivedRequest(
             node=self._node, run_id=run_id, message_object_id=tree.object_id
         )

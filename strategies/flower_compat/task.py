@@ -12,30 +12,45 @@ from types import TracebackType
 from typing import Final, Self
 
 import httpx
-from flwr.app import Message, RecordDict
-from flwr.common.constant import SubStatus
-from flwr.common.serde import run_from_proto
-from flwr.proto.node_pb2 import NodeInfo
+from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app.message.message import make_message
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.common.serde import message_from_proto, run_from_proto
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.node_pb2 import Node, NodeInfo
 from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
 from flwr.supercore.retry import RetryInvoker, constant
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
-from wildflower.strategies.errors import LinkError
-from wildflower.strategies.flower_compat.messages import assume_identity, stamp
-from wildflower.strategies.flower_compat.transport import BUSY, Heartbeat, translated
+from wildflower.strategies.errors import LinkError, LinkRefusedError
+from wildflower.strategies.flower_compat.messages import SERVER_NODE, assume_identity, stamp
+from wildflower.strategies.flower_compat.transport import (
+    BUSY,
+    Heartbeat,
+    NotThereYetError,
+    pull,
+    translated,
+)
 
 HEARTBEAT_S: Final = 10.0
 """Flower lets a task go after 60 s without one."""
 
 PATIENCE_S: Final = 20.0
 """How long a SuperLink that does not answer is waited for, in seconds."""
+
+UNAVAILABLE: Final = ErrorCode.MESSAGE_UNAVAILABLE
+"""Flower's own error code of a reply that cannot be had."""
+
+SERVER: Final = Node(node_id=SERVER_NODE)
 
 POLL_S: Final = 0.1
 """Seconds between two looks for replies in `send_and_receive`."""
@@ -46,6 +61,7 @@ class RunGrid(Grid):
 
     def __init__(self, grid: HttpGrid, run: Run, task_id: int, heartbeat: Heartbeat) -> None:
         self._grid, self._run, self._task_id, self._heartbeat = grid, run, task_id, heartbeat
+        self._announced: dict[str, tuple[Metadata, ObjectTree]] = {}
 
     def set_run(self, run: Run) -> None:
         """Set the run; a run's grid keeps its own."""
@@ -84,9 +100,47 @@ class RunGrid(Grid):
             return list(self._grid.push_messages(outgoing))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that have arrived for some messages."""
+        """Return the replies that have arrived for some messages.
+
+        Flower's own grid waits for a reply that is announced until its sender has pushed all of it:
+        up to two hours for a device that died. And it raises if a reply cannot be put together,
+        and loses all others. Here the first is looked for again next time, the second is an error
+        in its node's place.
+        """
+        asked = set(message_ids)
+        request = PullAppMessagesRequest(message_ids=asked - set(self._announced))
         with self._checked():
-            return list(self._grid.pull_messages(list(message_ids)))
+            answer = self._runtime.PullMessages(request)
+        for reply, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
+            metadata = message_from_proto(reply).metadata
+            self._announced[metadata.reply_to_message_id] = metadata, tree
+        found = []
+        for message_id in asked & set(self._announced):
+            with contextlib.suppress(NotThereYetError):
+                found.append(self._pulled(*self._announced[message_id]))
+                del self._announced[message_id]
+        return found
+
+    def _pulled(self, metadata: Metadata, tree: ObjectTree) -> Message:
+        """Return a reply, under the metadata that the SuperLink checked."""
+        run_id = self._run.run_id
+        pull_object = make_pull_object_fn_protobuf(self._runtime.PullObject, SERVER, run_id)
+        confirmation = ConfirmMessageReceivedRequest(
+            node=SERVER, run_id=run_id, message_object_id=tree.object_id
+        )
+        try:
+            with self._checked():
+                found = pull(tree, pull_object, wait_s=0.0)
+                self._runtime.ConfirmMessageReceived(confirmation)
+        except LinkRefusedError as error:
+            return make_message(metadata, error=Error(UNAVAILABLE, str(error)))
+        if found.has_error():
+            return make_message(metadata, error=found.error)
+        return make_message(metadata, content=found.content)
+
+    @property
+    def _runtime(self) -> RuntimeHttpClient:
+        return self._grid._runtime_client  # Flower has no public way to it
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -17,11 +17,13 @@ from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    get_object_id,
     iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
+    ObjectUnavailableError,
     inflate_object_from_contents,
     pull_objects,
     push_objects,
@@ -105,16 +107,45 @@ def call(what: Callable[[Q], R], request: Q, *, patience_s: float = 0.0) -> R:
             threading.Event().wait(RETRY_S)
 
 
-def pull(tree: ObjectTree, pull_object: Callable[[str], bytes]) -> Message:
+class NotThereYetError(UnreachableError):
+    """A message is announced, but its sender has not pushed all its objects yet."""
+
+
+def pull(tree: ObjectTree, pull_object: Callable[[str], bytes], *, wait_s: float) -> Message:
     """Fetch the objects of a message and put it together.
 
+    Args:
+        tree: The message's objects.
+        pull_object: Fetches one by its id.
+        wait_s: How long to wait for objects that are announced; Flower's default is two hours.
+
     Raises:
-        LinkError: An object is missing, or the other side does not answer.
+        NotThereYetError: Objects are missing, and `wait_s` is 0.
+        LinkRefusedError: An object is lost, altered, or not what it should be.
+        UnreachableError: The other side does not answer.
     """
+
+    def pull_now(object_id: str) -> bytes:
+        try:
+            return pull_object(object_id)
+        except ObjectUnavailableError as error:
+            raise NotThereYetError(str(error)) from error
+
     ids = [node.object_id for node in iterate_object_tree(tree)]
     with translated():
-        contents = pull_objects(ids, pull_object, initial_backoff=PULL_RETRY_S)
-    message = inflate_object_from_contents(tree.object_id, contents)
+        contents = pull_objects(
+            ids,
+            pull_object if wait_s else pull_now,
+            max_time=wait_s,
+            initial_backoff=PULL_RETRY_S,
+        )
+    altered = [key for key, data in contents.items() if get_object_id(data) != key]
+    if altered:
+        raise LinkRefusedError(f"{len(altered)} of {len(contents)} objects were altered")
+    try:
+        message = inflate_object_from_contents(tree.object_id, contents)
+    except Exception as error:  # whatever Flower's parsers raise for the other side's bytes
+        raise LinkRefusedError(f"objects that make no message: {type(error).__name__}") from error
     if not isinstance(message, Message):
         raise LinkRefusedError(f"expected a message, found {type(message).__name__}")
     name(message, tree.object_id)

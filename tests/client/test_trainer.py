@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -16,14 +17,15 @@ from flwr.serverapp import Grid
 from tests.flower_fakes import RunningSuperLink, pem_of, public_pem, running_superlink
 from tests.round_fakes import LAYOUT, request
 
-from wildflower.client.config import AgentConfig, save_config
+from wildflower.client.config import AgentConfig, load_config, save_config
 from wildflower.client.policy import Policy, save_policy
-from wildflower.client.trainer import RUN_CHECK_S, TrainingChild
+from wildflower.client.trainer import RUN_CHECK_S, TrainingChild, serve
 from wildflower.server.flower_link import FlowerLink
 from wildflower.simulation.identities import SimulatedCa, SimulatedDevice
-from wildflower.strategies.errors import RunEndedError, UnreachableError
+from wildflower.strategies.algorithms.fedavg import FedAvg
+from wildflower.strategies.errors import LinkRefusedError, RunEndedError, UnreachableError
 from wildflower.strategies.flower_compat.messages import assume_identity, stamp
-from wildflower.strategies.trips import secure_round
+from wildflower.strategies.trips import plain_round, secure_round
 
 
 @dataclass
@@ -287,3 +289,52 @@ def test_a_child_without_an_enrolled_device_says_so_and_fails(tmp_path: Path) ->
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert str(tmp_path) in done.stderr
+
+
+def test_a_child_finds_its_way_back_when_the_superlink_restarts(
+    fleet: tuple[SimulatedCa, RunningSuperLink, Callable[[], Device]],
+    app: Path,
+    tmp_path: Path,
+) -> None:
+    ca, superlink, _ = fleet
+    directory = tmp_path / "device"
+    device = enrol(directory, ca, f"https://{superlink.address}", app)
+    save_policy(Policy(secagg="allowed"), directory)
+    link = FlowerLink(superlink.address, superlink.ca_pem, superlink.secret)
+    node, ended = link.register(public_pem(device.key)), list[str]()
+    thread = threading.Thread(target=lambda: ended.append(serve(directory)))
+    thread.start()
+    note = directory / "training" / "node"
+    while not note.exists() or note.read_text() != str(node):
+        assert thread.is_alive()
+    superlink.stop()
+    superlink.start()
+    with link.run("training-1") as grid:
+        while node not in set(grid.get_node_ids()):
+            assert thread.is_alive()
+        result = plain_round(
+            grid,
+            [node],
+            request(statistics=("seen",), min_clients=1, poll_s=0.05),
+            is_gone=lambda _: False,
+            algorithm=FedAvg(),
+        )
+    assert result.total.weight == 10
+    thread.join()
+    assert ended == ["the run is over"]
+
+
+def test_a_child_gives_up_when_the_server_is_away_too_long(
+    fleet: tuple[SimulatedCa, RunningSuperLink, Callable[[], Device]],
+    app: Path,
+    tmp_path: Path,
+) -> None:
+    ca, superlink, _ = fleet
+    directory = tmp_path / "device"
+    enrol(directory, ca, f"https://{superlink.address}", app)
+    save_config(replace(load_config(directory), training_idle_s=1.0))
+    with pytest.raises(LinkRefusedError):  # the key was never registered
+        serve(directory)
+    superlink.stop()
+    with pytest.raises(UnreachableError):
+        serve(directory)

@@ -1,41 +1,52 @@
 """Flower's insides: the names and signatures we rely on, and the way through a real SuperLink."""
 
 import inspect
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.app.message.message import make_message, remove_content_from_message
 from flwr.cli.build import build_fab_from_files
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.serverapp import Grid
+from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.error import ApiErrorCode
 from flwr.supercore.inflatable import inflatable_object, inflatable_protobuf_utils, inflatable_utils
 from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.retry import RetryInvoker
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from tests.flower_fakes import RunningSuperLink, public_pem, running_superlink
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from wildflower.server.flower_link import CLIENT_APP, SERVER_APP, FlowerLink
+from wildflower.server.flower_link import CLIENT_APP, SERVER_APP
 from wildflower.strategies.errors import (
     LinkError,
     LinkRefusedError,
     RunEndedError,
     UnreachableError,
 )
-from wildflower.strategies.flower_compat.fleet import FleetConnection
-from wildflower.strategies.flower_compat.superlink import SuperLink, build_fab
-from wildflower.strategies.flower_compat.transport import Heartbeat
+from wildflower.strategies.flower_compat.messages import assume_identity
+from wildflower.strategies.flower_compat.superlink import build_fab
+from wildflower.strategies.flower_compat.transport import Heartbeat, call, pull, translated
+
+
+def train_message(node: int) -> Message:
+    arrays = ArrayRecord({"flat": Array(np.arange(1000, dtype=np.float32))})
+    return Message(RecordDict({"arrays": arrays}), node, "train")
+
 
 SIGNATURES: dict[Callable[..., Any], list[str]] = {
     build_fab_from_files: ["files"],
@@ -93,8 +104,8 @@ def test_a_function_of_flower_takes_what_it_took(function: Callable[..., Any]) -
 
 @pytest.mark.parametrize("client", CALLS, ids=lambda client: client.__name__)
 def test_a_client_of_flower_still_makes_the_calls_we_use(client: type) -> None:
-    for name in CALLS[client]:
-        assert list(inspect.signature(getattr(client, name)).parameters) == ["self", "request"]
+    for call_name in CALLS[client]:
+        assert list(inspect.signature(getattr(client, call_name)).parameters) == ["self", "request"]
 
 
 def test_the_private_attributes_that_we_touch_exist() -> None:
@@ -120,188 +131,117 @@ def test_a_refused_heartbeat_ends_nothing_and_is_told_to_whoever_asks() -> None:
             heartbeat.check()
 
 
-@pytest.fixture(scope="module")
-def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSuperLink]:
-    with running_superlink(tmp_path_factory.mktemp("flower")) as running:
-        yield running
+def answered(status: int, text: str = "", *, token: bool = False) -> httpx.HTTPStatusError:
+    headers = {TASK_TOKEN_HEADER: "t"} if token else {}
+    request = httpx.Request("POST", "https://host/v1/x", headers=headers)
+    return httpx.HTTPStatusError(
+        "", request=request, response=httpx.Response(status, text=text, request=request)
+    )
 
 
-@pytest.fixture
-def link(superlink: RunningSuperLink) -> FlowerLink:
-    return FlowerLink(superlink.address, superlink.ca_pem, superlink.secret)
+RUN_OVER = json.dumps({"code": ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, "detail": "over"})
+OTHER = json.dumps({"code": ApiErrorCode.PUBLIC_KEY_NOT_VALID, "detail": "not a key"})
 
 
-@pytest.fixture
-def operator(superlink: RunningSuperLink) -> Iterator[SuperLink]:
-    with SuperLink(
-        superlink.address, ca_pem=superlink.ca_pem, secret=superlink.secret
-    ) as connection:
-        yield connection
+@pytest.mark.parametrize(
+    ("raised", "kind", "says"),
+    [
+        (httpx.ConnectError("refused"), UnreachableError, "does not answer"),
+        (answered(503), UnreachableError, "503"),
+        (answered(403, RUN_OVER), RunEndedError, "over"),
+        (answered(401, token=True), RunEndedError, "stopped"),
+        (answered(401), LinkRefusedError, "401 to /v1/x"),
+        (answered(400, OTHER), LinkRefusedError, "not a key"),
+        (answered(500, "<html>"), LinkRefusedError, "<html>"),
+        (inflatable_utils.ObjectPullError("id", "gone"), LinkRefusedError, "lost"),
+        (RunNotRunningException(), RunEndedError, "over"),
+    ],
+    ids=str,
+)
+def test_only_link_errors_get_out(raised: BaseException, kind: type[LinkError], says: str) -> None:
+    with pytest.raises(kind, match=says), translated():
+        raise raised
 
 
-@pytest.fixture
-def key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
+def test_a_call_is_repeated_until_it_is_answered() -> None:
+    answers: list[BaseException | str] = [httpx.ConnectError("no"), answered(502), "yes"]
+
+    def what(request: str) -> str:
+        match answers.pop(0):
+            case BaseException() as error:
+                raise error
+            case text:
+                return text
+
+    assert call(what, "?", patience_s=60.0) == "yes"
 
 
-def received(connection: FleetConnection) -> Message:
-    while (message := connection.receive()) is None:
-        pass
-    return message
+def test_a_heartbeat_that_is_not_answered_is_no_failure() -> None:
+    beats: list[bool] = []
 
+    def beat() -> bool:
+        beats.append(True)
+        raise httpx.ConnectError("no")
 
-def replies(grid: Grid, ids: list[str]) -> list[Message]:
-    found: list[Message] = []
-    while len(found) < len(ids):
-        found += grid.pull_messages(ids)
-    return found
-
-
-def train_message(node: int) -> Message:
-    arrays = ArrayRecord({"flat": Array(np.arange(1000, dtype=np.float32))})
-    return Message(RecordDict({"arrays": arrays}), node, "train")
-
-
-def test_a_node_answers_a_message_that_the_grid_sent(
-    superlink: RunningSuperLink,
-    link: FlowerLink,
-    operator: SuperLink,
-    key: ec.EllipticCurvePrivateKey,
-) -> None:
-    node = link.register(public_pem(key))
-    assert link.register(public_pem(key)) == node
-    with (
-        link.run("training-1") as grid,
-        FleetConnection(f"https://{superlink.address}", tls=superlink.tls, key=key) as device,
-    ):
-        assert node in list(grid.get_node_ids())
-        assert device.receive() is None
-        ids = list(grid.push_messages([train_message(node)]))
-        message = received(device)
-        assert message.metadata.message_type == "train"
-        device.reply(Message(message.content, reply_to=message), runtime_s=0.1)
-        (reply,) = replies(grid, ids)
-        assert reply.metadata.src_node_id == node
-        assert reply.content.array_records["arrays"]["flat"].numpy().tolist() == list(range(1000))
-        assert device.is_running(grid.run.run_id)
-        run_id = grid.run.run_id
-    assert operator.runs()[run_id] == "finished:completed"
-
-
-def test_two_runs_at_once_keep_their_messages_apart(
-    superlink: RunningSuperLink, link: FlowerLink, key: ec.EllipticCurvePrivateKey
-) -> None:
-    node = link.register(public_pem(key))
-    with (
-        link.run("a") as first,
-        link.run("b") as second,
-        FleetConnection(f"https://{superlink.address}", tls=superlink.tls, key=key) as device,
-    ):
-        for grid in (first, second):
-            ids = list(grid.push_messages([train_message(node)]))
-            message = received(device)
-            assert message.metadata.run_id == grid.run.run_id
-            device.reply(Message(Error(1, "no"), reply_to=message))
-            assert replies(grid, ids)[0].error.reason == "no"
-
-
-def test_send_and_receive_ends_at_its_timeout(
-    link: FlowerLink, key: ec.EllipticCurvePrivateKey
-) -> None:
-    node = link.register(public_pem(key))
-    with link.run("a") as grid:
-        assert list(grid.send_and_receive([train_message(node)], timeout=0.01)) == []
-
-
-def test_an_error_in_the_body_fails_the_run(link: FlowerLink, operator: SuperLink) -> None:
-    before = set(operator.runs())
-
-    def fails() -> None:
-        with link.run("a"):
-            raise ValueError("no model")
-
-    with pytest.raises(ValueError, match="no model"):
-        fails()
-    assert [status for run, status in operator.runs().items() if run not in before] == [
-        "finished:failed"
-    ]
-
-
-def test_a_stopped_run_ends_for_both_sides(
-    superlink: RunningSuperLink, link: FlowerLink, key: ec.EllipticCurvePrivateKey
-) -> None:
-    node = link.register(public_pem(key))
-    with (
-        FleetConnection(f"https://{superlink.address}", tls=superlink.tls, key=key) as device,
-        link.run("a") as grid,
-    ):
-        grid.push_messages([train_message(node)])
-        message = received(device)
-        link.stop(grid.run.run_id)
-        link.stop(grid.run.run_id)
-        with pytest.raises(RunEndedError):
-            grid.get_node_ids()
-        with pytest.raises(RunEndedError):
-            device.reply(Message(message.content, reply_to=message))
-        assert not device.is_running(message.metadata.run_id)
-
-
-def test_the_task_of_a_dead_process_is_in_nobodys_way(
-    link: FlowerLink, operator: SuperLink
-) -> None:
-    operator.start_run(build_fab("app", server=SERVER_APP, client=CLIENT_APP))
-    with link.run("a") as grid:
-        assert isinstance(list(grid.get_node_ids()), list)
-
-
-def test_a_key_that_was_not_registered_is_refused(
-    superlink: RunningSuperLink, key: ec.EllipticCurvePrivateKey
-) -> None:
-    connection = FleetConnection(f"https://{superlink.address}", tls=superlink.tls, key=key)
-    with pytest.raises(LinkRefusedError), connection:
-        pass
-
-
-def test_a_bad_key_cannot_be_registered(link: FlowerLink) -> None:
-    with pytest.raises(LinkRefusedError):
-        link.register("no key")
-
-
-def test_a_killed_node_comes_back_at_once_if_it_knows_its_id(
-    superlink: RunningSuperLink, link: FlowerLink, key: ec.EllipticCurvePrivateKey
-) -> None:
-    node = link.register(public_pem(key))
-    url = f"https://{superlink.address}"
-    with FleetConnection(url, tls=superlink.tls, key=key):  # stays online in Flower's view
-        with pytest.raises(LinkRefusedError), FleetConnection(url, tls=superlink.tls, key=key):
+    with Heartbeat(beat, every_s=0.001) as heartbeat:
+        while len(beats) < 3:
             pass
-        again = FleetConnection(url, tls=superlink.tls, key=key, last_node=node)
-        with again:
-            assert again.node_id == node
+        heartbeat.check()
 
 
-def test_a_task_cannot_be_acquired_without_the_secret(
-    superlink: RunningSuperLink, key: ec.EllipticCurvePrivateKey
-) -> None:
-    thief = FlowerLink(superlink.address, superlink.ca_pem, b"0" * 64)
-    with pytest.raises(LinkRefusedError), thief.run("a"):
-        pass
+def test_a_refused_heartbeat_tells_the_reason() -> None:
+    def beat() -> bool:
+        raise answered(403, OTHER)
+
+    with Heartbeat(beat, every_s=0.001) as heartbeat:
+        while heartbeat.failure is None:
+            pass
+        with pytest.raises(LinkRefusedError, match="not a key"):
+            heartbeat.check()
 
 
-def test_nodes_stay_known_when_the_superlink_restarts(
-    superlink: RunningSuperLink, link: FlowerLink, key: ec.EllipticCurvePrivateKey
-) -> None:
-    node = link.register(public_pem(key))
-    superlink.stop()
-    with pytest.raises(UnreachableError):
-        FleetConnection(f"https://{superlink.address}", tls=superlink.tls, key=key).__enter__()
-    superlink.start()
-    assert link.register(public_pem(key)) == node
-    with (
-        link.run("a") as grid,
-        FleetConnection(f"https://{superlink.address}", tls=superlink.tls, key=key),
-    ):
-        assert node in list(grid.get_node_ids())
+def objects_of(message: Message) -> tuple[ObjectTree, dict[str, bytes]]:
+    tree = inflatable_object.get_object_tree(message)
+    nested = inflatable_object.get_all_nested_objects(message)
+    return tree, {key: each.deflate() for key, each in nested.items()}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_altered_objects_are_refused_whatever_they_hold(data: st.DataObject) -> None:
+    assume_identity()
+    tree, objects = objects_of(train_message(7))
+    key = data.draw(st.sampled_from(sorted(objects)))
+    objects[key] = data.draw(st.one_of(st.binary(max_size=30), st.just(objects[key][:-1])))
+    with pytest.raises(LinkRefusedError):
+        pull(tree, objects.__getitem__, wait_s=0.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(["Message", "RecordDict", "ArrayRecord", "Array", "X"]), st.binary(max_size=30)
+)
+def test_objects_that_hash_right_and_hold_nonsense_are_refused(kind: str, body: bytes) -> None:
+    content = f"{kind} {len(body)}\0".encode() + body
+    key = inflatable_object.get_object_id(content)
+    with pytest.raises(LinkRefusedError):
+        pull(ObjectTree(object_id=key), {key: content}.__getitem__, wait_s=0.0)
+
+
+def test_an_untouched_message_is_put_together() -> None:
+    assume_identity()
+    message = train_message(7)
+    tree, objects = objects_of(message)
+    found = pull(tree, objects.__getitem__, wait_s=0.0)
+    assert found.content == message.content
+    assert found.metadata.message_id == tree.object_id
+
+
+def test_a_part_of_a_message_is_no_message() -> None:
+    content = RecordDict()
+    tree = inflatable_object.get_object_tree(content)
+    with pytest.raises(LinkRefusedError, match="found RecordDict"):
+        pull(tree, lambda _: content.deflate(), wait_s=0.0)
 
 
 def test_every_error_of_the_link_is_a_link_error() -> None:
