@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wildflower.logs import JsonFormatter, LogFormat, TextFormatter, configure_logging
+from wildflower.logs import (
+    JsonFormatter,
+    LogFormat,
+    TextFormatter,
+    configure_logging,
+    show_decisions,
+)
 
 LINE = "%(levelname)s %(name)s: %(message)s"
 
@@ -20,7 +26,9 @@ def root_logger() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("wildflower")
     before = root.handlers[:], root.level, ours.level
     yield
-    root.handlers[:], root.level, ours.level = before[0], before[1], before[2]
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
 
 
 def record(message: str, *arguments: object, **fields: object) -> logging.LogRecord:
@@ -99,3 +107,15 @@ def test_a_record_that_cannot_be_written_stops_nobody(capsys: pytest.CaptureFixt
     configure_logging(LogFormat.TEXT)
     logging.getLogger("wildflower.x").warning("%d rounds", "three")
     assert "--- Logging error ---" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "level"), [(0, logging.INFO), (2, logging.DEBUG)])
+@pytest.mark.usefixtures("root_logger")
+def test_decisions_are_shown_in_the_format_asked_for(
+    asked: int, level: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(LogFormat.JSON, verbosity=asked)
+    show_decisions()
+    logging.getLogger("wildflower.x").info("seen")
+    assert json.loads(capsys.readouterr().err)["message"] == "seen"
+    assert logging.getLogger("wildflower").level == level

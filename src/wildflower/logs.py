@@ -109,3 +109,13 @@ def configure_logging(style: LogFormat, *, verbosity: int = 0) -> None:
         logging.getLogger("wildflower").setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
     if verbosity > 1:
         logging.getLogger().setLevel(logging.DEBUG)
+
+
+def show_decisions() -> None:
+    """Show our decisions whatever the command line asked for; the format stays as asked.
+
+    For commands that a person watches, such as `server up`: at least as if `-v` was given.
+    """
+    ours = logging.getLogger("wildflower")
+    if not ours.isEnabledFor(logging.INFO):
+        ours.setLevel(logging.INFO)
