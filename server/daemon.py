@@ -179,6 +179,7 @@ class Server:
             register=self.link.register,
             now=utc_now,
             days=settings.device_certificate_days,
+            model=settings.model_name,
         )
 
     @property

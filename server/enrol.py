@@ -93,6 +93,7 @@ class Enrolled:
     root: str
     endpoints: Mapping[str, str]
     ring: str
+    model: str
 
 
 class Enrolment:
@@ -107,6 +108,7 @@ class Enrolment:
             `LinkError` while the link is down (`server.flower_link`).
         now: The clock, UTC.
         days: How long certificates hold.
+        model: Name of the model's line, with which a device finds its target group.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Enrolment:
         register: Callable[[str], int],
         now: Callable[[], datetime],
         days: int,
+        model: str = "",
     ) -> None:
         self._store = store
         self._authority = authority
@@ -127,6 +130,7 @@ class Enrolment:
         self._register = register
         self._now = now
         self._days = days
+        self._model = model
 
     @property
     def ca_pem(self) -> bytes:
@@ -219,6 +223,7 @@ class Enrolment:
             self._root,
             self._endpoints,
             device.ring,
+            self._model,
         )
 
 

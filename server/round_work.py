@@ -276,6 +276,6 @@ class RoundWork:
     def _evaluated(self, number: int, metrics: Mapping[str, float]) -> tuple[Event, ...]:
         subject = f"{self.training.training_id}/{number}"
         told = self.tools.bus.make(
-            Kind.ROUND_STAGE, subject, stage="evaluated", number=number, **metrics
+            Kind.ROUND_STAGE, subject, stage="measured", number=number, **metrics
         )
         return (told,)

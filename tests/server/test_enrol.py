@@ -126,6 +126,7 @@ def test_a_device_with_a_token_gets_an_identity(world: World) -> None:
         "root": base64.b64encode(ROOT).decode(),
         "endpoints": ENDPOINTS,
         "ring": "lab",
+        "model": "",
     }
     certificate = x509.load_pem_x509_certificate(told["certificate"].encode())
     certificate.verify_directly_issued_by(world.authority.certificate)
