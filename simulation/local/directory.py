@@ -55,6 +55,16 @@ def prepare(directory: Path) -> None:
         (directory / name).mkdir()
 
 
+def remove(directory: Path) -> None:
+    """Remove a local fleet's directory.
+
+    Raises:
+        DirectoryError: It is none.
+    """
+    require(directory)
+    shutil.rmtree(directory)
+
+
 @contextlib.contextmanager
 def claimed(directory: Path) -> Iterator[None]:
     """Hold the directory for one command.
