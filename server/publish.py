@@ -1,0 +1,125 @@
+"""The publisher: the only writer of the TUF repository, with the online keys.
+
+It holds snapshot, timestamp and rollout keys. It cannot make a release: those come signed, from
+the release signer or from offline keys, and the repository verifies everything as a client would
+before it writes a byte.
+"""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from wildflower.ota.errors import RefusedError
+from wildflower.ota.release import signing
+from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT, RoleKeys, load_keys
+from wildflower.ota.release.manifest import Release, target_path
+from wildflower.ota.release.repository import Changes, Lifetimes, Repository
+from wildflower.ota.rollout.document import RolloutDocument, document_path
+from wildflower.server.signer_wire import SignRequest, ask
+
+ONLINE: Final = ("snapshot", "timestamp", ROLLOUT)
+
+
+class Publisher:
+    """Publishes releases and rollout documents. Safe to use from several threads.
+
+    Args:
+        directory: The server's directory, with `tuf` and `keys`.
+        signer: The release signer's socket.
+        now: The clock, UTC.
+    """
+
+    def __init__(self, directory: Path, signer: Path, now: Callable[[], datetime]) -> None:
+        self._repository = Repository(directory / "tuf")
+        self._signer = signer
+        self._now = now
+        self._turn = threading.RLock()
+        self._keys = {
+            role: RoleKeys(load_keys([directory / "keys" / f"{role}.pem"])) for role in ONLINE
+        }
+
+    def current(self, role: str) -> bytes:
+        """Return a role's metadata as it is published.
+
+        Raises:
+            SigningError: There is no such role.
+        """
+        with self._turn:
+            return self._repository.current(role)
+
+    def release(self, manifest: Release, *, gate_report: bytes, round_record: bytes) -> str:
+        """Have a release signed by the release signer and publish it; return its target path.
+
+        Repeating it with the same manifest changes nothing.
+
+        Raises:
+            SignerError: The signer refused, or does not answer.
+            RefusedError: A client would refuse what the signer returned.
+        """
+        path = target_path("auto", manifest.target_group, manifest.order)
+        with self._turn:
+            if self._repository.has_target(path, manifest.digest):
+                return path
+            request = SignRequest(
+                manifest=manifest.to_bytes().decode(),
+                gate_report=gate_report.decode(),
+                round_record=round_record.decode(),
+                metadata=self.current(AUTO).decode(),
+            )
+            self._add(AUTO, ask(self._signer, request), path, manifest)
+        return path
+
+    def approved(self, metadata: bytes, manifest: Release) -> str:
+        """Publish a release that offline keys signed; return its target path.
+
+        Raises:
+            FormatError: The metadata cannot be parsed.
+            RefusedError: It is not signed as the delegation demands, or does not name the release.
+        """
+        path = target_path("approved", manifest.target_group, manifest.order)
+        with self._turn:
+            signing.check_delegated(self.current("targets"), APPROVED, metadata)
+            self._add(APPROVED, metadata, path, manifest)
+        return path
+
+    def rollout(self, document: RolloutDocument) -> None:
+        """Sign a document with the online key and publish it.
+
+        Raises:
+            RefusedError: A client would refuse it.
+        """
+        path, data = document_path(document.target_group), document.to_bytes()
+        with self._turn:
+            metadata = signing.put_target(
+                self.current(ROLLOUT),
+                path,
+                data,
+                self._keys[ROLLOUT].signers,
+                expires=self._now() + Lifetimes().rollout,
+            )
+            self._publish(Changes({ROLLOUT: metadata}, {path: data}))
+
+    def refresh(self) -> None:
+        """Renew what would otherwise expire: rollout metadata, snapshot and timestamp.
+
+        Raises:
+            RefusedError: A client would refuse it, because something offline has expired.
+        """
+        with self._turn:
+            renewed = signing.renew(
+                self.current(ROLLOUT),
+                self._keys[ROLLOUT].signers,
+                expires=self._now() + Lifetimes().rollout,
+            )
+            self._publish(Changes({ROLLOUT: renewed}))
+
+    def _add(self, role: str, metadata: bytes, path: str, manifest: Release) -> None:
+        named = signing.read_targets(metadata).signed.targets.get(path)
+        if named is None or named.hashes.get("sha256") != manifest.digest:
+            raise RefusedError(f"the metadata of {role} does not name {path} as {manifest.digest}")
+        self._publish(Changes({role: metadata}, {path: manifest.to_bytes()}))
+
+    def _publish(self, changes: Changes) -> None:
+        self._repository.publish(changes, self._keys, self._now())
