@@ -13,6 +13,7 @@ from typing import Final
 
 from wildflower.server.api.views import EventView, ReleaseView
 from wildflower.server.cli.remote import Remote
+from wildflower.server.settings import load_settings
 from wildflower.simulation.errors import StepError
 from wildflower.simulation.local import human_error, processes
 from wildflower.simulation.local.fleet import Fleet
@@ -99,7 +100,7 @@ def start_server(stage: Stage) -> str:
 def enrol_devices(stage: Stage) -> str:
     """Start the agents; two of them look for releases at a hostile mirror first."""
     server = stage.fleet.server_directory
-    origin = stage.remote.status().listeners["device_port"]
+    origin = load_settings(server).device_url
     names = [plan.name for plan in plan_devices(stage.wanted)]
     for lie, name in zip(Lie, reversed(names), strict=False):
         mirror = HostileMirror(lie, origin, str(server / "ca" / "ca.pem"))
@@ -163,11 +164,12 @@ def roll_out(stage: Stage) -> str:
     """Bring the releases to a canary of each class, then to every device."""
     remote = stage.remote
     digests = [one.digest for one in stage.releases]
-    rollout = remote.create_rollout(digests, stages=(CANARY, 1000)).rollout_id
+    everyone = stage.wanted.devices
+    rollout = remote.create_rollout(digests, stages=(CANARY, 1000), min_reports=everyone).rollout_id
     _wait_for_end(remote, rollout, "rollout.done")
     groups = remote.rollout(rollout).groups
     committed = sum(group.committed for group in groups)
-    _require(committed == stage.wanted.devices, f"{committed} devices committed")
+    _require(committed == everyone, f"{committed} of {everyone} devices committed")
     return f"canary of each class, then all: {committed} devices committed"
 
 
@@ -208,7 +210,13 @@ def refuse(stage: Stage) -> str:
         remote, stage.releases, stage.fleet.server_directory / "keys", expires=expires
     )
     digests = [one.digest for one in stage.bad]
-    rollout = remote.create_rollout(digests, stages=(CANARY, 1000), max_failures=0).rollout_id
+    # The canaries of all classes have their say; one more failure would be one beyond the canary.
+    rollout = remote.create_rollout(
+        digests,
+        stages=(CANARY, 1000),
+        min_reports=stage.wanted.devices,
+        max_failures=len(digests) - 1,
+    ).rollout_id
     _wait_for_end(remote, rollout, "rollout.aborted")
     groups = remote.rollout(rollout).groups
     _require(not any(g.committed for g in groups), "a device committed a bad release")
