@@ -215,7 +215,7 @@ def test_real_output_is_valid_against_the_printed_schema(
 @pytest.mark.parametrize(
     ("how", "code", "sentence"),
     [
-        ("refused", 1, "Error: wrong\\nhash\nTry another source.\n"),
+        ("refused", 1, "Error: wrong\n    hash\nTry another source.\n"),
         ("missing-file", 1, "Error: No such file or directory: /nonexistent/file\n"),
         ("bug", 1, "Error: KeyError: 'oops'\n"),
         ("torch", 1, "Error: torch is not installed.\npip install 'wildflower[train]'\n"),

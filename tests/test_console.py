@@ -224,9 +224,11 @@ def test_only_an_error_that_nobody_raised_on_purpose_is_logged_with_its_tracebac
     assert [record.getMessage() for record in caplog.records] == ["unexpected error"]
 
 
-def test_an_error_message_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_line_of_an_error_message_looks_like_another_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     complain(RefusedError("wrong\nError: forged\x1b[2J"), as_json=False)
-    assert capsys.readouterr().err == "Error: wrong\\nError: forged\\x1b[2J\n"
+    assert capsys.readouterr().err == "Error: wrong\n    Error: forged\\x1b[2J\n"
 
 
 def test_nobody_watches_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -259,7 +259,11 @@ def complain(error: Exception, *, as_json: bool) -> int:
         body = {"type": kind, "message": message, "hint": hint}
         click.echo(json.dumps({"success": False, "error": body}))
     else:
-        click.echo("\n".join(filter(None, [f"Error: {one_line(message)}", hint])), err=True)
+        first, *more = message.splitlines() or [
+            kind
+        ]  # more: the end of a log; indented, it forges nothing
+        lines = [f"Error: {one_line(first)}", *(f"    {one_line(line)}" for line in more), hint]
+        click.echo("\n".join(filter(None, lines)), err=True)
     return 2 if isinstance(error, click.UsageError) else 1
 
 
