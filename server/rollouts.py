@@ -2,7 +2,7 @@
 
 The thin shell of `ota.rollout.machine`: it stores each state before it does what that state owes.
 To publish a stage twice writes the same orders twice. What counts is a device's own signed report,
-or that it has signed to run the artifact already; devices outside the stage count for nothing.
+or that it has signed to run the very release already; devices outside the stage count for nothing.
 """
 
 import logging
@@ -259,11 +259,17 @@ class RolloutRunner:
             for device in devices
             if not device.revoked and is_admitted(salt, device.device_id, state.demands.permille)
         ]
-        # A device that ran the artifact before has nothing to install and reports nothing.
+        # A device that committed the release before has nothing to install and reports nothing. The
+        # artifact alone would not do: two releases may bring the same file with other trials.
+        before = {
+            report.device_id
+            for report in self._store.all(Report, release=group.release)
+            if report.outcome == Outcome.COMMITTED and report.running == release.artifact
+        }
         unasked = {
             device.device_id: Outcome.COMMITTED.value
             for device in admitted
-            if device.running == release.artifact
+            if device.device_id in before and device.running == release.artifact
         }
         asked = {d.device_id: outcomes[d.device_id] for d in admitted if d.device_id in outcomes}
         return count((unasked | asked).values())
