@@ -13,6 +13,7 @@
     x IllegalEventError     the machine was given an event its phase does not accept
     x TrialError            the release failed its trial: golden outputs, latency, memory, crash
     x StorageError          a slot or the journal cannot be written (disk full, read-only)
+    x PostponedError        an effect cannot go on now (no network, told to stop); it stays owed
   + BuildError              a model cannot become an artifact
     x ExportError           an operator has no counterpart in the target format
     x QuantiseError         nothing worth mentioning in the model could be quantised
@@ -78,6 +79,10 @@ class TrialError(DeviceError):
 
 class StorageError(DeviceError):
     """A slot or the journal cannot be written."""
+
+
+class PostponedError(DeviceError):
+    """An effect cannot go on now; it stays owed and is tried later."""
 
 
 class BuildError(OtaError):

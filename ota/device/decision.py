@@ -1,143 +1,281 @@
-"""What a device does about a rollout: pure, from signed documents and what the device is.
+"""What a device makes of a rollout: does it reach this device, and is the release for it?
 
-A release is taken only if it is for this device's target group, signed by a role that the device
-accepts, of a higher order than what runs, never quarantined here, within the signed ramp, and if
-the device is admitted. What it requires is compared with what the device has before a byte of the
-model is fetched.
+Pure rules over signed values, so that a device decides alone and offline, and a server can say
+beforehand what a device will do. Nothing here trusts the order in which things were served.
 """
 
+import hashlib
 import re
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Final
 
-from wildflower.ota.device.machine import Offered, Ordered
+from wildflower.ota.device.machine import (
+    Event,
+    Failed,
+    Offered,
+    Paused,
+    Phase,
+    Recalled,
+    Resumed,
+    State,
+    Withdrawn,
+)
 from wildflower.ota.device.profile import SelfReport
-from wildflower.ota.release.manifest import Release, Requirement
+from wildflower.ota.device.report import Outcome
+from wildflower.ota.release.manifest import FILE_ROLES, Release, Requirement
 from wildflower.ota.rollout.admission import is_admitted
 from wildflower.ota.rollout.document import Order, RolloutDocument
+
+FIRST_RETRY: Final = timedelta(minutes=5)
+LAST_RETRY: Final = timedelta(days=1)
+UNDECIDED: Final = frozenset(
+    {Phase.CHECKED, Phase.FETCHING, Phase.FETCHED, Phase.VERIFIED, Phase.STAGED}
+)
+"""Where a rollout can still pause or withdraw what it asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """What a device remembers of a release that it could not install.
+
+    Attributes:
+        count: How often in a row it failed, at least 1.
+        at: When it last did.
+    """
+
+    count: int
+    at: datetime
+
+    def retry_at(self) -> datetime:
+        """Return when the device may try again: five minutes later, doubling up to a day."""
+        wait: timedelta = min(FIRST_RETRY * (1 << min(self.count - 1, 16)), LAST_RETRY)
+        return self.at + wait
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a device is and has, for a decision.
+    """Where a device stands when it looks at a rollout.
 
     Attributes:
         device_id: Its id.
-        target_group: The devices that share its artifact.
-        release: Digest of the release that runs; "" for none.
-        order: Order of that release; 0 for none.
-        quarantined: Digests of releases that failed here.
-        roles: Roles whose releases it accepts, out of "auto" and "approved".
-        last_rolled_back: Id of the rollout whose order to go back was carried out last.
+        device_class: The class it was enrolled in.
+        running: The release that it runs; None for none.
+        has_previous: Whether there is a committed slot to go back to.
+        highest_order: Highest order it ever committed in this target group; 0 for none.
+        quarantined: Digests of releases that failed their trial here.
+        setbacks: Releases that could not be installed, by digest.
+        roles: Roles whose releases the device's owner accepts, out of "auto" and "approved".
     """
 
     device_id: str
-    target_group: str
-    release: str
-    order: int
-    quarantined: frozenset[str]
-    roles: tuple[str, ...]
-    last_rolled_back: str = ""
+    device_class: str
+    running: Release | None = None
+    has_previous: bool = False
+    highest_order: int = 0
+    quarantined: frozenset[str] = frozenset()
+    setbacks: Mapping[str, Setback] = field(default_factory=lambda: MappingProxyType({}))
+    roles: tuple[str, ...] = ("auto",)
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """There is nothing to do now, and why."""
+class Shortcoming:
+    """One thing that a release requires and the device has not."""
 
-    reason: str
+    what: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        """Return the sentence that goes into the report."""
+        return f"{self.what}: found {self.found}, expected {self.expected}"
 
 
-def decide(
-    document: RolloutDocument, release: Release, standing: Standing, now: datetime
-) -> Offered | Ordered | Wait:
-    """Return what the device does about a rollout.
+def shortcomings(
+    requires: Requirement, report: SelfReport, device_class: str
+) -> tuple[Shortcoming, ...]:
+    """Compare what a release requires with what a device is; nothing is fetched for it.
+
+    The operator set is not compared: a runtime's version range already implies it. Memory is the
+    device's total; what the model really takes is measured in its trial.
 
     Args:
-        document: The verified rollout document of the device's target group.
-        release: The verified manifest that it points to.
-        standing: What the device is.
-        now: The device's idea of the time, never earlier than a signed time it has seen.
+        requires: The demands, from the signed manifest.
+        report: What the device measured of itself just now.
+        device_class: The class it was enrolled in.
+
+    Returns:
+        Everything that is missing; empty if the release can be installed.
     """
-    if {document.target_group, release.target_group} != {standing.target_group}:
-        return Wait(f"for {release.target_group}, this device is in {standing.target_group}")
-    if document.order is Order.PAUSE or now < document.not_before:
-        return Wait("the rollout is paused or has not begun")
-    if document.order is Order.ROLL_BACK:
-        return _go_back(document, standing)
-    permille = min(document.permille, release.ceiling(now))
-    if not is_admitted(bytes.fromhex(document.salt), standing.device_id, permille):
-        return Wait(f"this device is not among the first {permille} of 1000")
-    if obstacle := _obstacle(document, release, standing):
-        return Wait(obstacle)
-    return Offered(document.rollout, document.release_path, document.release, release.order)
-
-
-def _obstacle(document: RolloutDocument, release: Release, standing: Standing) -> str:
-    parts = document.release_path.split("/")
-    role = parts[1] if len(parts) == 4 else ""
-    if role not in standing.roles:
-        return f"signed by {role!r}, this device accepts {', '.join(standing.roles)}"
-    if document.release == standing.release:
-        return "it runs already"
-    if document.release in standing.quarantined:
-        return "it failed on this device before"
-    if release.order <= standing.order:
-        return f"order {release.order} is not above {standing.order}, which runs"
-    return ""
-
-
-def _go_back(document: RolloutDocument, standing: Standing) -> Ordered | Wait:
-    if document.release != standing.release or document.rollout == standing.last_rolled_back:
-        return Wait("what it takes back does not run here")
-    reason = f"rollout {document.rollout} was taken back"
-    return Ordered(document.rollout, document.release_path, document.release, reason)
-
-
-def missing(requires: Requirement, report: SelfReport, device_class: str) -> str:
-    """Return what the device lacks, found and expected in one sentence; "" if it lacks nothing."""
-    runtime = report.runtimes.get(requires.runtime, "")
-    for found, expected, holds in (
+    runtime = report.runtimes.get(requires.runtime, "none")
+    has_runtime = runtime != "none" and (
+        version_key(requires.runtime_min)
+        <= version_key(runtime)
+        < version_key(requires.runtime_below)
+    )
+    span = f">= {requires.runtime_min}, < {requires.runtime_below}"
+    has_agent = version_key(report.agent) >= version_key(requires.agent_min)
+    checks = (
         (
-            device_class,
-            f"device class {requires.device_class}",
             device_class == requires.device_class,
+            "device class",
+            device_class,
+            requires.device_class,
         ),
+        (has_runtime, requires.runtime, runtime, span),
+        (has_agent, "agent", report.agent, f">= {requires.agent_min}"),
         (
-            f"{requires.runtime} {runtime or 'not installed'}",
-            f"{requires.runtime} >= {requires.runtime_min}, < {requires.runtime_below}",
-            bool(runtime)
-            and version(requires.runtime_min) <= version(runtime) < version(requires.runtime_below),
-        ),
-        (
-            f"agent {report.agent}",
-            f"agent >= {requires.agent_min}",
-            version(report.agent) >= version(requires.agent_min),
-        ),
-        (
-            f"{report.ram_bytes} bytes of memory",
-            f"{requires.ram_bytes} bytes of memory",
             report.ram_bytes >= requires.ram_bytes,
+            "memory",
+            *_bytes(report.ram_bytes, requires.ram_bytes),
         ),
         (
-            f"{report.disk_bytes} bytes free on disk",
-            f"{requires.disk_bytes} bytes free on disk",
             report.disk_bytes >= requires.disk_bytes,
+            "free disk",
+            *_bytes(report.disk_bytes, requires.disk_bytes),
         ),
-    ):
-        if not holds:
-            return f"found {found}, the release requires {expected}"
-    return ""
+    )
+    return tuple(Shortcoming(*told) for is_met, *told in checks if not is_met)
 
 
-def version(text: str) -> tuple[int, ...]:
-    """Return the numbers of a release version, for comparing; what follows them is ignored.
+def qualify(release: Release, standing: Standing, report: SelfReport) -> Failed | None:
+    """Return why the device must not fetch this release, or None if it may.
+
+    A lower order than the highest committed one is a downgrade; it takes an order that is signed
+    as such, which a rollout document that says "install" is not.
+    """
+    if release.order < standing.highest_order:
+        reason = f"order {release.order} is below {standing.highest_order}, which this device had"
+        return Failed(Outcome.REFUSED, reason)
+    roles = {entry.role for entry in release.files}
+    if roles != set(FILE_ROLES):
+        found, expected = ", ".join(sorted(roles)), ", ".join(FILE_ROLES)
+        return Failed(Outcome.REFUSED, f"found files for {found}, expected {expected}")
+    missing = shortcomings(release.requires, report, standing.device_class)
+    if missing:
+        return Failed(Outcome.INCOMPATIBLE, "; ".join(map(str, missing)))
+    return None
+
+
+def is_open(document: RolloutDocument, device_id: str, now: datetime) -> bool:
+    """Whether the rollout reaches this device now, going by the document alone.
+
+    Devices spread over the document's window by a hash of their own, so that they do not all come
+    in the same second.
+    """
+    salt = bytes.fromhex(document.salt)
+    if not is_admitted(salt, device_id, document.permille):
+        return False
+    place = int.from_bytes(
+        hashlib.sha256(b"window" + salt + device_id.encode()).digest()[:4], "big"
+    )
+    return now >= document.not_before + timedelta(seconds=document.window_s * place / 2**32)
+
+
+def is_within_ceiling(
+    document: RolloutDocument, release: Release, device_id: str, now: datetime
+) -> bool:
+    """Whether the ramp that the models' role signed lets this device have the release now."""
+    permille = min(document.permille, release.ceiling(now))
+    return is_admitted(bytes.fromhex(document.salt), device_id, permille)
+
+
+def obstacle(document: RolloutDocument, standing: Standing, now: datetime) -> str:
+    """Return why an idle device does not even read the manifest; "" if it should.
+
+    The manifest is not needed for most answers, and most devices, most of the time, get one here.
+    """
+    running = standing.running.digest if standing.running is not None else ""
+    setback = standing.setbacks.get(document.release)
+    role = role_of(document.release_path)
+    reasons = (
+        (document.order is not Order.INSTALL, f"the rollout's order is {document.order.value}"),
+        (document.release == running, "it runs already"),
+        (document.release in standing.quarantined, "it failed its trial on this device"),
+        (role not in standing.roles, f"role {role!r} may not sign for this device"),
+        (setback is not None and now < setback.retry_at(), "it is tried again later"),
+        (not is_open(document, standing.device_id, now), "the rollout is not here yet"),
+    )
+    return next((reason for applies, reason in reasons if applies), "")
+
+
+def role_of(path: str) -> str:
+    """Return the role in a release's target path; "" if it has none.
 
     Example:
-        >>> version("1.32.0+cpu") < version("1.100")
+        >>> role_of("models/auto/digits.linux-generic/3.json")
+        'auto'
+    """
+    parts = path.split("/")
+    return parts[1] if len(parts) == 4 and parts[0] == "models" else ""
+
+
+def offer(
+    document: RolloutDocument, release: Release, standing: Standing, now: datetime
+) -> Offered | None:
+    """Return the offer that an admitted, idle device takes; None if the ramp is not there yet."""
+    if not is_within_ceiling(document, release, standing.device_id, now):
+        return None
+    return Offered(release, document.rollout)
+
+
+def recall(document: RolloutDocument, standing: Standing, now: datetime) -> Recalled | None:
+    """Return the order to leave the running release, if the document gives one to this device.
+
+    Only back to the device's own previous slot: an online key may not switch a device off, so a
+    device without one keeps what it has (`cannot_go_back` says so).
+    """
+    running = standing.running
+    if document.order is not Order.ROLL_BACK or running is None or not standing.has_previous:
+        return None
+    if running.digest != document.release or not is_open(document, standing.device_id, now):
+        return None
+    return Recalled(running, document.rollout)
+
+
+def cannot_go_back(document: RolloutDocument, standing: Standing, now: datetime) -> bool:
+    """Whether the device is ordered back and has no earlier slot."""
+    able = replace(standing, has_previous=True)
+    return not standing.has_previous and recall(document, able, now) is not None
+
+
+def reconsider(
+    state: State, document: RolloutDocument | None, device_id: str, now: datetime
+) -> Event | None:
+    """Return what a fresh document means for an update that is under way.
+
+    Past the trial's start nothing stops an update any more: it ends committed or rolled back, and
+    is reported.
+    """
+    if state.release is None or state.phase not in UNDECIDED | {Phase.PAUSED}:
+        return None
+    is_same = document is not None and document.release == state.digest
+    if document is None or not is_same or document.order is Order.ROLL_BACK:
+        return Withdrawn()
+    if document.order is Order.PAUSE:
+        return None if state.phase is Phase.PAUSED else Paused()
+    if not is_within_ceiling(document, state.release, device_id, now):
+        return Withdrawn()
+    return Resumed() if state.phase is Phase.PAUSED else None
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Return what versions are compared by: the numbers of the release part, without zeros behind.
+
+    Example:
+        >>> version_key("1.20.0rc1") < version_key("1.20.1") < version_key("1.100")
+        True
+        >>> version_key("2.0") == version_key("2")
         True
     """
-    head = re.match(r"\d+(?:\.\d+)*", text)
-    numbers = [int(part) for part in head.group().split(".")] if head else []
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    numbers = [int(part) for part in found.group().split(".")] if found else []
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)
+
+
+def _bytes(found: int, expected: int) -> tuple[str, str]:
+    return f"{found} bytes", f">= {expected} bytes"

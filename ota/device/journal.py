@@ -1,21 +1,29 @@
 """A device's memory of its updates: SQLite in its most careful mode.
 
-One row holds the machine's state, one table the reports that are still to be sent, one the
-releases that failed here, one a few facts. Every write is on the disk when it returns
-(`synchronous=FULL`). A journal that the disk has torn is set aside and begun anew: the slots and
-their pointer say what runs, and that is what counts.
+One row holds the machine's state, one table the reports, the others what the device must not
+forget: releases that failed their trial, releases to try again later, the highest order it
+committed. Every write is on the disk when it returns (WAL with `synchronous=FULL`).
+
+A journal that the disk has torn is set aside and begun anew: slots and their pointers say what
+runs, and that is what counts (`recall_from`). Its report numbers go on from the time in seconds, so
+that none is ever used twice: a server takes each number of a device once.
 """
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
+from wildflower.ota import canonical
+from wildflower.ota.device.decision import Setback
 from wildflower.ota.device.machine import State
+from wildflower.ota.device.report import Outcome
 from wildflower.ota.errors import FormatError, StorageError
+from wildflower.ota.release.manifest import Release
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +41,17 @@ CREATE TABLE IF NOT EXISTS reports (
     sent INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS quarantine (release TEXT PRIMARY KEY, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS setbacks (
+    release TEXT PRIMARY KEY, count INTEGER NOT NULL, attempt INTEGER NOT NULL, at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS orders (target_group TEXT PRIMARY KEY, highest INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 DAMAGED: Final = ("malformed", "not a database", "disk image")
+KEPT: Final = 1000
+"""Reports that are kept after they were sent, for `wildflower agent status`."""
+BUSY_S: Final = 10.0
+"""How long a write waits for a reader, such as `wildflower agent status`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,65 +59,95 @@ class Entry:
     """One report, as the journal keeps it.
 
     Attributes:
-        sequence: Counts the device's reports from 1.
+        sequence: Number of the report, rising.
         key: What it is about: the same thing is never reported twice.
         outcome: What became of the release.
-        rollout: Id of the rollout.
-        release: Digest of the release's manifest.
-        running: Digest of the artifact that ran then.
+        rollout: Id of the rollout; "" outside one.
+        release: Digest of the release's manifest; "" where none could be verified.
+        running: Digest of the artifact that ran then; "" for none.
         reason: Why it failed, or "".
-        at: When, RFC 3339.
+        at: When.
         sent: Whether the server has acknowledged it.
     """
 
     sequence: int
     key: str
-    outcome: str
+    outcome: Outcome
     rollout: str
     release: str
     running: str
     reason: str = field(repr=False)
-    at: str
+    at: datetime
     sent: bool
 
 
 class Journal:
-    """The journal in one file; one process at a time writes it."""
+    """The journal in one file. One process writes it, one thread at a time."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, is_new: bool = False) -> None:
         self._connection = connection
+        self.is_new: Final = is_new
+        """Whether it holds nothing yet: the device is new, or its journal was lost."""
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open the journal, or begin one.
+    def open(cls, path: Path, *, now: datetime, is_first: bool = True) -> Self:
+        """Open the journal, or begin one; a damaged one is set aside.
+
+        Args:
+            path: The file.
+            now: The device's time, where the report numbers of a journal after a lost one begin.
+            is_first: Whether a missing journal means a device that never had one.
 
         Raises:
             StorageError: The disk is full, read-only or broken.
         """
+        is_new, start = not path.exists(), 0 if is_first else int(now.timestamp())
         try:
-            return cls(_connect(path))
+            connection = _checked(path)
         except sqlite3.DatabaseError as error:
             if not any(word in str(error) for word in DAMAGED):
                 raise StorageError(f"the journal {path} cannot be opened: {error}") from error
-            aside = path.with_suffix(".damaged")
-            log.exception("journal damaged, begun anew", extra={"aside": str(aside)})
-            path.replace(aside)
-            for rest in ("-wal", "-shm", "-journal"):
-                path.with_name(path.name + rest).unlink(missing_ok=True)
-            return cls(_connect(path))
+            _set_aside(path, error)
+            is_new, start, connection = True, int(now.timestamp()), _checked(path)
+        journal = cls(connection, is_new=is_new)
+        if is_new:
+            journal._write("INSERT INTO sqlite_sequence VALUES ('reports', ?)", start)
+        return journal
+
+    @classmethod
+    def peek(cls, path: Path) -> Self:
+        """Open an existing journal for reading alone, beside the agent that writes it.
+
+        Raises:
+            StorageError: There is none that can be read.
+        """
+        try:
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+            connection.execute("SELECT 1 FROM state").fetchone()
+        except sqlite3.Error as error:
+            raise StorageError(f"the journal {path} cannot be read: {error}") from error
+        return cls(connection)
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
+    def recall_from(self, releases: Iterable[Release]) -> None:
+        """Learn from the slots what a lost journal knew: how far each target group has come."""
+        for release in releases:
+            self.raise_order(release.target_group, release.order)
+
     def load(self) -> State:
-        """Return the state last saved, or `State()` on a fresh device."""
+        """Return the state last saved, or `State()` on a fresh device.
+
+        A state that cannot be read means idle: what was under way is found again by its rollout.
+        """
         row = self._connection.execute("SELECT state FROM state").fetchone()
         try:
             return State.from_bytes(bytes(row[0])) if row else State()
         except FormatError as error:
-            log.error("stored state is not readable, idle again: %s", error)
-            return State()
+            log.error("stored state cannot be read, idle again: %s", error)
+            return State(attempt=self._last_attempt())
 
     def save(self, state: State) -> None:
         """Save atomically: after a power cut `load` returns the old state or the new one.
@@ -109,36 +155,31 @@ class Journal:
         Raises:
             StorageError: The disk is full, read-only or broken.
         """
-        with self._writing():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO state (one, state) VALUES (1, ?)", (state.to_bytes(),)
-            )
+        self._write("INSERT OR REPLACE INTO state (one, state) VALUES (1, ?)", state.to_bytes())
 
     def queue(
         self,
         key: str,
+        outcome: Outcome,
         *,
-        outcome: str,
         rollout: str,
         release: str,
         running: str,
         reason: str,
-        at: str,
+        at: datetime,
     ) -> bool:
         """Queue a report unless one with this key was ever queued; return whether it was.
 
         Raises:
             StorageError: The disk is full, read-only or broken.
         """
-        row = (key, outcome, rollout, release, running, reason, at)
-        with self._writing():
-            added = self._connection.execute(
-                "INSERT OR IGNORE INTO reports"
-                " (key, outcome, rollout, release, running, reason, at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                row,
-            )
-        return added.rowcount == 1
+        row = (key, outcome.value, rollout, release, running, reason, canonical.to_time(at))
+        added = self._write(
+            "INSERT OR IGNORE INTO reports (key, outcome, rollout, release, running, reason, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *row,
+        )
+        return added == 1
 
     def reports(self, *, unsent: bool = False) -> list[Entry]:
         """Return the reports in order; only those still to be sent, if asked."""
@@ -147,53 +188,150 @@ class Journal:
             " FROM reports WHERE sent < ? ORDER BY sequence",
             (1 if unsent else 2,),
         )
-        return [Entry(*row[:8], bool(row[8])) for row in rows]
+        return [
+            Entry(
+                sequence=int(sequence),
+                key=key,
+                outcome=Outcome(outcome),
+                rollout=rollout,
+                release=release,
+                running=running,
+                reason=reason,
+                at=canonical.from_time(at),
+                sent=bool(sent),
+            )
+            for sequence, key, outcome, rollout, release, running, reason, at, sent in rows
+        ]
 
     def mark_sent(self, sequence: int) -> None:
-        """Remember that the server has a report."""
-        with self._writing():
-            self._connection.execute("UPDATE reports SET sent = 1 WHERE sequence = ?", (sequence,))
+        """Remember that the server has a report; forget what was sent long ago.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        self._write("UPDATE reports SET sent = 1 WHERE sequence = ?", sequence)
+        self._write("DELETE FROM reports WHERE sent = 1 AND sequence <= ?", sequence - KEPT)
 
     def quarantine(self, release: str, reason: str) -> None:
-        """Remember that a release failed here; it is never tried again."""
-        with self._writing():
-            self._connection.execute(
-                "INSERT OR IGNORE INTO quarantine (release, reason) VALUES (?, ?)",
-                (release, reason),
-            )
+        """Remember that a release failed its trial here; it is never tried again.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        self._write("INSERT OR IGNORE INTO quarantine VALUES (?, ?)", release, reason)
 
     def quarantined(self) -> dict[str, str]:
-        """Return the releases that failed here, and why."""
+        """Return the releases that failed their trial here, and why."""
         return dict(self._connection.execute("SELECT release, reason FROM quarantine"))
 
+    def set_back(self, release: str, attempt: int, at: datetime) -> None:
+        """Count that an attempt at a release failed, once for each attempt.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        self._write(
+            "INSERT INTO setbacks (release, count, attempt, at) VALUES (?, 1, ?, ?)"
+            " ON CONFLICT (release) DO UPDATE SET"
+            " count = count + 1, attempt = excluded.attempt, at = excluded.at"
+            " WHERE attempt <> excluded.attempt",
+            release,
+            attempt,
+            canonical.to_time(at),
+        )
+
+    def forget_setbacks(self, release: str) -> None:
+        """Forget that a release once failed; it has been committed since.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        self._write("DELETE FROM setbacks WHERE release = ?", release)
+
+    def setbacks(self) -> Mapping[str, Setback]:
+        """Return the releases that could not be installed, by digest."""
+        rows = self._connection.execute("SELECT release, count, at FROM setbacks")
+        return {
+            release: Setback(int(count), canonical.from_time(at)) for release, count, at in rows
+        }
+
+    def raise_order(self, target_group: str, order: int) -> None:
+        """Remember the highest order committed in a target group; a lower one changes nothing.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        self._write(
+            "INSERT INTO orders (target_group, highest) VALUES (?, ?)"
+            " ON CONFLICT (target_group) DO UPDATE SET highest = max(highest, excluded.highest)",
+            target_group,
+            order,
+        )
+
+    def highest_order(self, target_group: str) -> int:
+        """Return the highest order ever committed in a target group; 0 for none."""
+        row = self._connection.execute(
+            "SELECT highest FROM orders WHERE target_group = ?", (target_group,)
+        ).fetchone()
+        return int(row[0]) if row else 0
+
     def set_fact(self, name: str, value: str) -> None:
-        """Remember a fact."""
-        with self._writing():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value)
-            )
+        """Remember a fact.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        self._write("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", name, value)
 
     def fact(self, name: str) -> str:
         """Return a fact, or ""."""
         row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return str(row[0]) if row else ""
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            with self._connection:
-                yield
-        except sqlite3.Error as error:
-            raise StorageError(f"the journal cannot be written: {error}") from error
+    def _last_attempt(self) -> int:
+        keys = self._connection.execute("SELECT key FROM reports WHERE key LIKE 'attempt/%'")
+        return max((int(key.partition("/")[2]) for (key,) in keys), default=0)
+
+    def _write(self, statement: str, *values: str | int | bytes) -> int:
+        """Run one statement durably; return how many rows it changed."""
+        with _told(), self._connection:
+            return self._connection.execute(statement, values).rowcount
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False)
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"the journal cannot be written: {error}",
+            hint="Is the disk full or read-only? What runs goes on running.",
+        ) from error
+
+
+def _checked(path: Path) -> sqlite3.Connection:
+    """Connect, and read every page once: damage must show now, not in the middle of an update."""
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_S)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(SCHEMA)
+        found = connection.execute("PRAGMA quick_check").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"malformed: {found}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    aside = path.with_suffix(".damaged")
+    log.critical(
+        "the journal is damaged; begun anew, what runs goes on running: %s",
+        error,
+        extra={"aside": str(aside)},
+    )
+    path.replace(aside)
+    for rest in ("-wal", "-shm", "-journal"):
+        path.with_name(path.name + rest).unlink(missing_ok=True)

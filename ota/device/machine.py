@@ -1,36 +1,42 @@
-"""A release's life on a device, with no I/O in it.
+"""A device's update lifecycle, with no I/O in it.
 
-Every phase owes the world exactly one effect, so the stored state alone says what to do next:
+Every phase owes the world at most one effect, so the stored state alone says what to do next:
 
     state = step(state, event)    # what happened  -> where we are
     effect = owed(state)          # where we are   -> what to do
 
-The caller (`ota.device.shell`) stores each state before it runs the effect that state owes: a
-power cut can repeat an effect, never skip one, so effects are idempotent.
+The caller (`ota.device.shell`) stores each state before it runs the effect that state owes. A
+power cut can therefore only repeat an effect, never skip one, and effects must be idempotent.
 
-    IDLE -> CHECKED -> FETCHING -> FETCHED -> VERIFIED -> STAGED -> TRIAL -> COMMITTED -> IDLE
-    any failure before the switch, and every order to go back, ends in ROLLED_BACK -> IDLE
+Words follow the A/B vocabulary of RAUC and Mender: a release is *staged* beside the old one, runs
+on *trial*, and is then *committed* or *rolled back*. Where we differ from them: the trial comes
+before the pointer moves. A model needs no reboot to be tried, so nobody ever runs an untried one.
 
-Until TRIAL nothing that runs is touched: what can fail, fails in a slot that nobody uses.
+A release that failed its trial is *quarantined* by the digest of its manifest, not of its model
+file: what was wrong may be the golden outputs or the budget, and those can be signed anew.
+
+    State.from_bytes(state.to_bytes()) == state
 
 Example:
-    >>> state = step(State(), Offered("r1", "models/auto/d.c/2.json", "ab" * 32, order=2))
-    >>> type(owed(state)).__name__
-    'Preflight'
+    >>> owed(step(State(), Woke())) is None
+    True
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum, unique
-from typing import Any, Final, Self, assert_never
+from typing import Final, Self, assert_never
 
 from wildflower.ota import canonical
 from wildflower.ota.device.report import MAX_REASON, Outcome
 from wildflower.ota.errors import FormatError, IllegalEventError
+from wildflower.ota.release.manifest import Release
 
 KIND: Final = "wildflower.device-state"
 MAX_WAKES: Final = 5
-"""Reboots and crashes tolerated during one update before it is given up."""
+"""Restarts tolerated in one phase without progress before the update is given up."""
+MAX_TRIAL_WAKES: Final = 1
+"""Restarts tolerated in a trial: one may be chance; a model that ends the agent twice is bad."""
 
 
 @unique
@@ -45,8 +51,11 @@ class Phase(StrEnum):
     STAGED = "staged"
     TRIAL = "trial"
     COMMITTED = "committed"
-    ROLLING_BACK = "rolling-back"
+    QUARANTINED = "quarantined"
     ROLLED_BACK = "rolled-back"
+    REPORTED = "reported"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,74 +64,94 @@ class State:
 
     Attributes:
         phase: The current phase.
-        attempt: Counts the updates this device began; the key of the report it will owe.
-        rollout: Id of the rollout that offered the release.
-        path: TUF target path of the release's manifest.
-        release: Digest of that manifest.
-        order: The release's order.
-        wakes: Reboots and crashes since it was offered.
+        release: The release it is about; None in IDLE.
+        rollout: Id of the rollout that asked for it.
+        attempt: Counts the device's updates from 1; what an effect did is known by it.
+        received: Bytes of the release on disk when the device last woke.
+        wakes: Restarts in this phase since there was progress.
         outcome: How it ended; None while it has not.
-        reason: Why it failed; "" while it has not.
+        reason: Why it failed, in a sentence; "" while it has not.
     """
 
     phase: Phase = Phase.IDLE
-    attempt: int = 0
+    release: Release | None = None
     rollout: str = ""
-    path: str = ""
-    release: str = ""
-    order: int = 0
+    attempt: int = 0
+    received: int = 0
     wakes: int = 0
     outcome: Outcome | None = None
     reason: str = ""
 
+    @property
+    def digest(self) -> str:
+        """Digest of the release's manifest; "" in IDLE."""
+        return self.release.digest if self.release is not None else ""
+
     def to_bytes(self) -> bytes:
         """Return the canonical bytes, the form that is stored."""
-        body: dict[str, Any] = {name: getattr(self, name) for name in State.__slots__}
-        body |= {"phase": self.phase.value, "outcome": self.outcome and self.outcome.value}
-        return canonical.to_bytes({"kind": KIND, "format": 1} | body)
+        manifest = self.release.to_bytes().decode() if self.release is not None else ""
+        return canonical.to_bytes(
+            {
+                "kind": KIND,
+                "format": 1,
+                "phase": self.phase.value,
+                "release": manifest,
+                "rollout": self.rollout,
+                "attempt": self.attempt,
+                "received": self.received,
+                "wakes": self.wakes,
+                "outcome": self.outcome.value if self.outcome is not None else "",
+                "reason": self.reason,
+            }
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Parse what `to_bytes` wrote.
 
         Raises:
-            FormatError: Not a stored state.
+            FormatError: Not a device state, or one that the machine cannot be in.
         """
         document = canonical.from_bytes(data, kind=KIND)
         try:
-            return cls(
+            state = cls(
                 phase=Phase(document["phase"]),
-                attempt=int(document["attempt"]),
+                release=_manifest(document["release"]),
                 rollout=str(document["rollout"]),
-                path=str(document["path"]),
-                release=str(document["release"]),
-                order=int(document["order"]),
+                attempt=int(document["attempt"]),
+                received=int(document["received"]),
                 wakes=int(document["wakes"]),
                 outcome=Outcome(document["outcome"]) if document["outcome"] else None,
                 reason=str(document["reason"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"device state: {error!r}") from error
+        if (state.release is None) != (state.phase is Phase.IDLE):
+            raise FormatError(f"device state: phase {state.phase} and its release contradict")
+        if state.phase is Phase.REPORTED and state.outcome is None:
+            raise FormatError("device state: an end without its outcome")
+        return state
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """A rollout that admits this device offers a release that it may install."""
+    """A rollout admits this device to a release whose manifest is verified."""
 
+    release: Release
     rollout: str
-    path: str
-    release: str
-    order: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
-    """A rollout orders this device back to what it ran before."""
+class Recalled:
+    """A signed order sends this device back to its own previous slot.
 
+    Attributes:
+        release: The release that it runs and shall leave.
+        rollout: The rollout that orders it.
+    """
+
+    release: Release
     rollout: str
-    path: str
-    release: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,161 +161,235 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The owed effect cannot succeed; `outcome` and `reason` are what the server is told."""
+    """The owed effect cannot succeed; `reason` is reported to the server."""
 
     outcome: Outcome
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The rollout holds its breath: what has not been tried yet waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The rollout goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The rollout no longer wants this release on this device."""
 
 
 @dataclass(frozen=True, slots=True)
 class Woke:
-    """The device came back from a reboot or a crash."""
+    """The agent came back from a restart; `received` bytes of the release are on disk."""
+
+    received: int = 0
 
 
-Event = Offered | Ordered | Done | Failed | Woke
+Event = Offered | Recalled | Done | Failed | Paused | Resumed | Withdrawn | Woke
 
 
 @dataclass(frozen=True, slots=True)
-class Preflight:
-    """Check what the release requires against what this device has, before a byte is fetched."""
+class Qualify:
+    """Compare what the release requires with what the device is, before a byte is fetched."""
 
-    path: str
-    release: str
+    release: Release
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Fetch the release's files, going on where an earlier try ended."""
+    """Fetch the release's files; what is on disk already is found by its digest."""
 
-    release: str
+    release: Release
 
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Compare each file with the digest and the length that are signed."""
+    """Check the digest and length of every file on disk."""
 
-    release: str
+    release: Release
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Put the files into a slot of their own, complete and durable."""
+    """Put the release into a slot of its own, durably."""
 
-    release: str
+    release: Release
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Ask once more whether the rollout still stands: fetching may have taken days."""
+
+    release: Release
+    rollout: str
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Run the release's golden inputs in a child process."""
+    """Run the staged release in a child process and judge its answers, speed and memory."""
 
-    release: str
+    release: Release
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Make the slot the one that runs; keep the one before."""
+    """Make the slot the one that everybody runs."""
 
-    release: str
+    release: Release
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Remember that the release is never to be tried again."""
+
+    release: Release
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RollBack:
-    """Make sure that the release does not run; `quarantine` says whether it ever may again."""
+    """Leave the release: the slot before it is what everybody runs."""
 
-    release: str
-    quarantine: bool
+    release: Release
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Remove what was fetched and staged of a release that is no longer wanted."""
+
+    release: Release
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Queue what became of the release; `attempt` is the report's key."""
+    """Queue the signed report of how it ended, once for each attempt."""
 
-    attempt: int
+    release: Release
     rollout: str
-    release: str
+    attempt: int
     outcome: Outcome
     reason: str
 
 
-Effect = Preflight | Fetch | Verify | Stage | Try | Commit | RollBack | Report
+Preparation = Qualify | Fetch | Verify | Stage | Confirm | Discard
+Conclusion = Try | Commit | Quarantine | RollBack | Report
+Effect = Preparation | Conclusion
+
+_UNDECIDED: Final[Mapping[type[Event], Phase]] = {
+    Failed: Phase.REPORTED,
+    Paused: Phase.PAUSED,
+    Withdrawn: Phase.CANCELLED,
+}
+"""Until a release is tried, anything may still stop it, and nothing needs to be undone."""
 
 TRANSITIONS: Final[Mapping[Phase, Mapping[type[Event], Phase]]] = {
-    Phase.IDLE: {Offered: Phase.CHECKED, Ordered: Phase.ROLLING_BACK},
-    Phase.CHECKED: {Done: Phase.FETCHING, Failed: Phase.ROLLED_BACK},
-    Phase.FETCHING: {Done: Phase.FETCHED, Failed: Phase.ROLLED_BACK},
-    Phase.FETCHED: {Done: Phase.VERIFIED, Failed: Phase.ROLLED_BACK},
-    Phase.VERIFIED: {Done: Phase.STAGED, Failed: Phase.ROLLED_BACK},
-    Phase.STAGED: {Done: Phase.TRIAL, Failed: Phase.ROLLING_BACK},
-    Phase.TRIAL: {Done: Phase.COMMITTED, Failed: Phase.ROLLING_BACK},
-    Phase.COMMITTED: {Done: Phase.IDLE},
-    Phase.ROLLING_BACK: {Done: Phase.ROLLED_BACK},
-    Phase.ROLLED_BACK: {Done: Phase.IDLE},
+    Phase.IDLE: {Offered: Phase.CHECKED, Recalled: Phase.ROLLED_BACK},
+    Phase.CHECKED: {Done: Phase.FETCHING, **_UNDECIDED},
+    Phase.FETCHING: {Done: Phase.FETCHED, **_UNDECIDED},
+    Phase.FETCHED: {Done: Phase.VERIFIED, **_UNDECIDED},
+    Phase.VERIFIED: {Done: Phase.STAGED, **_UNDECIDED},
+    Phase.STAGED: {Done: Phase.TRIAL, **_UNDECIDED},
+    Phase.TRIAL: {Done: Phase.COMMITTED, Failed: Phase.QUARANTINED},
+    Phase.COMMITTED: {Done: Phase.REPORTED, Failed: Phase.ROLLED_BACK},
+    Phase.QUARANTINED: {Done: Phase.ROLLED_BACK},
+    Phase.ROLLED_BACK: {Done: Phase.REPORTED},
+    Phase.REPORTED: {Done: Phase.IDLE},
+    Phase.PAUSED: {Resumed: Phase.CHECKED, Withdrawn: Phase.CANCELLED},
+    Phase.CANCELLED: {Done: Phase.IDLE},
 }
-"""The whole protocol on one screen. `Woke` is accepted everywhere and counts against loops."""
+"""The whole protocol on one screen. `Woke` is accepted everywhere and changes no phase by itself.
+
+A resumed update starts from CHECKED: what it had done is found again by digest.
+"""
 
 
 def step(state: State, event: Event) -> State:
     """Return the state that follows `event`.
 
+    Args:
+        state: The state as last stored.
+        event: What happened.
+
     Raises:
         IllegalEventError: The phase does not accept the event; `state` stands.
     """
     if isinstance(event, Woke):
-        return _woke(state)
+        return _woke(state, event.received)
     target = TRANSITIONS[state.phase].get(type(event))
     if target is None:
         raise IllegalEventError(f"{type(event).__name__} in phase {state.phase}")
     if target is Phase.IDLE:
         return State(attempt=state.attempt)
+    moved = replace(state, phase=target, wakes=0)
     match event:
-        case Offered(rollout, path, release, order):
-            return State(target, state.attempt + 1, rollout, path, release, order)
-        case Ordered(rollout, path, release, reason):
-            begun = State(target, state.attempt + 1, rollout, path, release)
-            return replace(begun, outcome=Outcome.ROLLED_BACK, reason=reason[:MAX_REASON])
-        case Done() if target is Phase.COMMITTED:
-            return replace(state, phase=target, outcome=Outcome.COMMITTED)
-        case Done():
-            return replace(state, phase=target)
+        case Offered(release, rollout):
+            return State(target, release, rollout, state.attempt + 1)
+        case Recalled(release, rollout):
+            reason = f"ordered back by rollout {rollout}"
+            begun = State(target, release, rollout, state.attempt + 1)
+            return replace(begun, outcome=Outcome.ROLLED_BACK, reason=reason)
         case Failed(outcome, reason):
-            return replace(state, phase=target, outcome=outcome, reason=reason[:MAX_REASON])
+            return replace(moved, outcome=outcome, reason=reason[:MAX_REASON])
+        case Done() if state.phase is Phase.COMMITTED:
+            return replace(moved, outcome=Outcome.COMMITTED)
+        case Done() | Paused() | Resumed() | Withdrawn():
+            return moved
         case _:
             assert_never(event)
 
 
+_SIMPLE: Final[Mapping[Phase, Callable[[Release], Effect]]] = {
+    Phase.CHECKED: Qualify,
+    Phase.FETCHING: Fetch,
+    Phase.FETCHED: Verify,
+    Phase.VERIFIED: Stage,
+    Phase.TRIAL: Try,
+    Phase.COMMITTED: Commit,
+    Phase.ROLLED_BACK: RollBack,
+    Phase.CANCELLED: Discard,
+}
+"""The effects that need to know nothing but the release."""
+
+
 def owed(state: State) -> Effect | None:
     """Return the one effect that `state` still owes; None when there is nothing to do."""
-    effect: Effect | None
+    release = state.release
+    if release is None or state.phase is Phase.PAUSED:
+        return None
+    effect = _SIMPLE.get(state.phase)
+    if effect is not None:
+        return effect(release)
     match state.phase:
-        case Phase.IDLE:
-            effect = None
-        case Phase.CHECKED:
-            effect = Preflight(state.path, state.release)
-        case Phase.FETCHING:
-            effect = Fetch(state.release)
-        case Phase.FETCHED:
-            effect = Verify(state.release)
-        case Phase.VERIFIED:
-            effect = Stage(state.release)
         case Phase.STAGED:
-            effect = Try(state.release)
-        case Phase.TRIAL:
-            effect = Commit(state.release)
-        case Phase.ROLLING_BACK:
-            effect = RollBack(state.release, quarantine=state.order > 0)
-        case Phase.COMMITTED | Phase.ROLLED_BACK:
-            ended = state.outcome or Outcome.FAILED
-            effect = Report(state.attempt, state.rollout, state.release, ended, state.reason)
+            return Confirm(release, state.rollout)
+        case Phase.QUARANTINED:
+            return Quarantine(release, state.reason)
         case _:
-            assert_never(state.phase)
-    return effect
+            assert state.outcome is not None  # noqa: S101  every way to REPORTED sets it
+            return Report(release, state.rollout, state.attempt, state.outcome, state.reason)
 
 
-def _woke(state: State) -> State:
-    """Count the wake; past MAX_WAKES, take the failure path where the phase has one."""
+def _woke(state: State, received: int) -> State:
+    """Count the restart; past the limit, take the failure path where the phase has one.
+
+    Progress is what tells a device that is switched off every night from one in a reboot loop.
+    """
     if state.phase is Phase.IDLE:
         return state
-    woken = replace(state, wakes=state.wakes + 1)
-    if woken.wakes > MAX_WAKES and Failed in TRANSITIONS[woken.phase]:
-        return step(woken, Failed(Outcome.FAILED, f"{woken.wakes} restarts in {woken.phase}"))
-    return woken
+    wakes = 1 if received > state.received else state.wakes + 1
+    woken = replace(state, wakes=wakes, received=max(received, state.received))
+    is_trial = state.phase is Phase.TRIAL
+    limit = MAX_TRIAL_WAKES if is_trial else MAX_WAKES
+    if wakes <= limit or Failed not in TRANSITIONS[state.phase]:
+        return woken
+    outcome = Outcome.ROLLED_BACK if is_trial else Outcome.FAILED
+    what = "the trial took the agent down" if is_trial else f"restarts in phase {state.phase}"
+    return step(woken, Failed(outcome, f"{what}, {wakes} times without progress"))
+
+
+def _manifest(text: str) -> Release | None:
+    return Release.from_bytes(text.encode()) if text else None

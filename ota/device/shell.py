@@ -9,10 +9,6 @@ from wildflower.ota.device.machine import Effect, Event, Phase, State, Woke, owe
 log = logging.getLogger(__name__)
 
 
-class InterruptedUpdateError(Exception):
-    """An effect cannot go on now (no network, told to stop); it stays owed and is tried later."""
-
-
 class StateStore(Protocol):
     """Where a device keeps its state across reboots."""
 
@@ -26,7 +22,7 @@ class StateStore(Protocol):
 
 
 Runner = Callable[[Effect], Event]
-"""Carries out one effect and says what came of it; may raise `InterruptedUpdateError`."""
+"""Carries out one effect and says what came of it; raises PostponedError if it cannot now."""
 
 
 def handle(store: StateStore, run: Runner, event: Event) -> None:
@@ -34,32 +30,43 @@ def handle(store: StateStore, run: Runner, event: Event) -> None:
 
     Raises:
         IllegalEventError: The stored phase does not accept `event`; nothing was done.
-        InterruptedUpdateError: An effect cannot go on now; the state says where to resume.
+        PostponedError: An effect cannot go on now; the state says where to resume.
+        StorageError: The state cannot be stored; nothing that it owes was done.
     """
     store.save(state := step(store.load(), event))
-    _work(store, run, state)
+    _tell(state)
+    resume(store, run)
 
 
 def resume(store: StateStore, run: Runner) -> None:
-    """Go on with what an interruption left owed.
+    """Go on with what a postponement left owed.
 
     Raises:
-        InterruptedUpdateError: It cannot go on now either.
+        PostponedError: It cannot go on now either.
+        StorageError: A state cannot be stored.
     """
-    _work(store, run, store.load())
-
-
-def wake(store: StateStore, run: Runner) -> None:
-    """Pick up after a reboot or a crash, counting it against loops.
-
-    Raises:
-        InterruptedUpdateError: An effect cannot go on now; the state says where to resume.
-    """
-    if store.load().phase is not Phase.IDLE:
-        handle(store, run, Woke())
-
-
-def _work(store: StateStore, run: Runner, state: State) -> None:
+    state = store.load()
     while effect := owed(state):
         store.save(state := step(state, run(effect)))
-        log.info("update", extra={"phase": state.phase.value, "release": state.release[:12]})
+        _tell(state)
+
+
+def wake(store: StateStore, run: Runner, received: int) -> None:
+    """Pick up after a crash, counting it against loops.
+
+    Args:
+        store: Where the state is.
+        run: Carries out effects.
+        received: Bytes of the release on disk; more than last time is progress.
+
+    Raises:
+        PostponedError: An effect cannot go on now; the state says where to resume.
+        StorageError: A state cannot be stored.
+    """
+    if store.load().phase is not Phase.IDLE:
+        handle(store, run, Woke(received))
+
+
+def _tell(state: State) -> None:
+    fields = {"phase": state.phase.value, "release": state.digest[:12], "attempt": state.attempt}
+    log.info("update %s", state.phase.value, extra=fields | {"reason": state.reason})

@@ -3,6 +3,7 @@
     slots/<release digest>/   manifest.json and the files it names; never changed once complete
     slots/current             -> the release that runs
     slots/previous            -> the one before
+    slots/factory             -> optional: what the device was delivered with; never removed
 
 A slot is built in a directory that nobody looks at, made durable, and renamed into place; a
 pointer is a relative symlink that is replaced by rename. Both are therefore old or new, never half.
@@ -22,6 +23,7 @@ from wildflower.ota.release.manifest import FileEntry, Release
 
 CURRENT: Final = "current"
 PREVIOUS: Final = "previous"
+FACTORY: Final = "factory"
 MANIFEST: Final = "manifest.json"
 MARGIN: Final = 4_000_000  # bytes left free beyond what a release needs: the journal must go on
 READ: Final = 1 << 20
@@ -43,8 +45,19 @@ class Slots:
         return self._target(CURRENT)
 
     def before(self) -> str:
-        """Return the digest of the release that ran before; "" for none."""
-        return self._target(PREVIOUS)
+        """Return the digest of the release to go back to; "" for none.
+
+        The one before, or what the device was delivered with if that is not what runs.
+        """
+        running = self.running()
+        known = (self._target(PREVIOUS), self._target(FACTORY))
+        able = (name for name in known if name not in ("", running) and self.path(name).is_dir())
+        return next(able, "")
+
+    def releases(self) -> list[Release]:
+        """Return the manifests of all slots that can be read, sorted by order."""
+        found = [self.manifest(path.name) for path in self.root.iterdir() if len(path.name) == 64]
+        return sorted((one for one in found if one is not None), key=lambda one: one.order)
 
     def manifest(self, release: str) -> Release | None:
         """Return the manifest of a complete slot; None if there is none that can be read."""
@@ -91,8 +104,8 @@ class Slots:
                 shutil.copyfile(files[entry.name], partial / entry.name)
             (partial / MANIFEST).write_bytes(release.to_bytes())
             for path in partial.iterdir():
-                _sync(path)
                 path.chmod(0o444)
+                _sync(path)
             _sync(partial)
             shutil.rmtree(target, ignore_errors=True)  # an incomplete one: is_complete said so
             partial.rename(target)
@@ -130,26 +143,40 @@ class Slots:
             raise storage_error(error, self.root) from error
 
     def go_back(self, release: str) -> str:
-        """Make sure that `release` does not run; return what runs now, "" for nothing."""
-        if self.running() == release:
-            before = self.before()
+        """Make sure that `release` does not run; return what runs now.
+
+        Repeating it changes nothing. Where there is nothing to go back to, what runs goes on: a
+        device that is ordered back is never switched off.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        before = self.before()
+        if self.running() == release and before:
             try:
-                if before and before != release and self.path(before).is_dir():
-                    self._point(CURRENT, before)
-                else:
-                    (self.root / CURRENT).unlink(missing_ok=True)
-                    _sync(self.root)
+                self._point(CURRENT, before)
             except OSError as error:
                 raise storage_error(error, self.root) from error
         return self.running()
 
+    def discard(self, release: str) -> None:
+        """Remove a slot that no pointer names; repeating it changes nothing."""
+        if release not in self._kept():
+            shutil.rmtree(self.path(release), ignore_errors=True)
+
     def collect(self) -> list[str]:
-        """Remove slots that neither pointer names, and what an interrupted staging left."""
-        kept = {self.running(), self.before(), CURRENT, PREVIOUS}
+        """Remove slots that no pointer names, and what an interrupted staging left."""
+        kept = self._kept() | {CURRENT, PREVIOUS, FACTORY}
         removed = [path for path in self.root.iterdir() if path.name not in kept]
         for path in removed:
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         return sorted(path.name for path in removed)
+
+    def _kept(self) -> set[str]:
+        return {self._target(pointer) for pointer in (CURRENT, PREVIOUS, FACTORY)}
 
     def _target(self, pointer: str) -> str:
         try:

@@ -3,7 +3,9 @@
 python -m wildflower.ota.device.trial_child MODEL GOLDEN.npz
 """
 
+import ctypes
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,8 +15,9 @@ import numpy as np
 
 from wildflower.ota.device.runtime import OrtRuntime, peak_rss
 
+PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 REPEATS: Final = 20
-"""Inferences that are timed, after one that warms up."""
+"""Inferences that are timed, after those that warm up."""
 
 
 def measure(model: bytes, golden: Path) -> dict[str, float | int]:
@@ -44,6 +47,13 @@ def measure(model: bytes, golden: Path) -> dict[str, float | int]:
     }
 
 
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when the agent's thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    die_with_parent()
     found = measure(Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]))
     sys.stdout.write(json.dumps(found) + "\n")
