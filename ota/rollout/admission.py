@@ -28,7 +28,7 @@ def is_admitted(salt: bytes, device_id: str, permille: int) -> bool:
 def draw_salt(
     device_ids: Iterable[str], permille: int, entropy: bytes, *, tries: int = 512
 ) -> bytes:
-    """Draw a salt under which a small group has a canary, but is not all canaries.
+    """Draw a salt under which a small group has a canary, and no more canaries than asked for.
 
     Args:
         device_ids: The target group's devices.
@@ -37,14 +37,15 @@ def draw_salt(
         tries: After this many salts the last one is taken as it is.
 
     Returns:
-        16 bytes of salt. With two devices or more and a share below 1000 at least one device is
-        admitted and at least one is not, unless `tries` ran out; a single device is admitted.
+        16 bytes of salt. Unless `tries` ran out, it admits at least one device of a group that is
+        not empty, and at most its share of the group, rounded up.
     """
     group = list(device_ids)
+    most = max(1, -(-len(group) * permille // 1000))
     salt = b""
     for attempt in range(tries):
         salt = hashlib.sha256(entropy + attempt.to_bytes(4, "big")).digest()[:16]
         admitted = sum(is_admitted(salt, device, permille) for device in group)
-        if not group or permille in (0, 1000) or 1 <= admitted <= max(1, len(group) - 1):
+        if not group or permille in (0, 1000) or 1 <= admitted <= most:
             break
     return salt

@@ -6,7 +6,7 @@ accuracy by running the very files that lie in the devices' slots.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,8 @@ from wildflower.ota.device.journal import Entry, Journal
 from wildflower.ota.device.report import Outcome as DeviceOutcome
 from wildflower.ota.device.runtime import OrtRuntime
 from wildflower.ota.device.slots import Slots
-from wildflower.server.api.views import ArtifactView, DeviceView
+from wildflower.server.api.views import ArtifactView, DeviceView, EventView
+from wildflower.server.cli.remote import Remote
 from wildflower.simulation.errors import StepError
 from wildflower.simulation.local.report import (
     ArtifactLine,
@@ -135,6 +136,13 @@ def _answers(stage: Stage, device: DeviceView, unseen: Examples) -> npt.NDArray[
     return np.asarray(OrtRuntime().load(model).run(unseen.inputs).argmax(axis=1))
 
 
+def _all_events(remote: Remote) -> Iterator[EventView]:
+    seen = 0
+    while page := remote.events(after=seen):
+        yield from page
+        seen = page[-1].number
+
+
 def story_of(stage: Stage, steps: Sequence[StepLine]) -> Story:
     """Return what the report shows."""
     remote = stage.remote
@@ -168,7 +176,7 @@ def story_of(stage: Stage, steps: Sequence[StepLine]) -> Story:
                 names.get(event.subject, event.subject[:8]),
                 str(event.fields.get("outcome", "")),
             )
-            for event in remote.events(limit=10_000)
+            for event in _all_events(remote)
             if event.kind == "device.report"
         ],
         chain=[

@@ -47,6 +47,11 @@ def _with_wrong_signature(metadata: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a device that hangs up on a liar is no error of ours."""
+
+
 class HostileMirror:
     """Serves one lie over HTTP on a free loopback port, as a context manager.
 
@@ -60,7 +65,7 @@ class HostileMirror:
         self.told: list[str] = []
         self._origin = origin
         self._ca_file = ca_file
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._request_class())
+        self._server = _QuietServer(("127.0.0.1", 0), self._request_class())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
