@@ -322,7 +322,7 @@ def children(settings: Settings) -> list[Child]:
             "superlink",
             superlink_command(home, settings.superlink_port),
             partial(_answers, health, str(home / "superlink" / "ca.pem")),
-            superlink_environment(),
+            superlink_environment(home),
         ),
         Child(
             "signer",
@@ -459,7 +459,7 @@ def main() -> int:
     parser.add_argument("--log-format", choices=list(LogFormat), default=LogFormat.TEXT)
     options = parser.parse_args()
     configure_logging(LogFormat(options.log_format), verbosity=1)
-    os.environ.update(superlink_environment())
+    os.environ.update(superlink_environment(options.dir.absolute()))
     stopping = threading.Event()
     stop_at_signals(stopping)
     try:

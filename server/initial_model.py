@@ -164,16 +164,14 @@ def _keeping_grid() -> "Grid":
     """Return a grid of many nodes that ends its user at the first model it is to send."""
     from flwr.app import Message
     from flwr.serverapp import Grid
-    from flwr.supercore.run import Run
-
-    from wildflower.strategies.flower_compat.messages import assume_identity
+    from wildflower.strategies.flower_compat.messages import FlowerRun, assume_identity
 
     class KeepingGrid(Grid):
-        def set_run(self, run: Run) -> None:
+        def set_run(self, run: FlowerRun) -> None:
             pass
 
         @property
-        def run(self) -> Run:
+        def run(self) -> FlowerRun:
             raise NotImplementedError
 
         def create_message(self, *arguments: Any, **named: Any) -> Message:

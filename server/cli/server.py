@@ -102,7 +102,7 @@ def up(*, directory: Directory = Path("wildflower-server")) -> UpResult:
     from wildflower.server.flower_link import superlink_environment
 
     configure_logging(LogFormat.TEXT, verbosity=1)
-    os.environ.update(superlink_environment())
+    os.environ.update(superlink_environment(directory.absolute()))
     started = datetime.now(UTC)
     stopping = threading.Event()
     stop_at_signals(stopping)
