@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from wildflower.server.publish import Publisher
 
 from wildflower import __version__
 from wildflower.logs import LogFormat, configure_logging
@@ -52,6 +51,7 @@ from wildflower.server.flower_link import FlowerLink, superlink_command, superli
 from wildflower.server.line import LineRunner
 from wildflower.server.listener import Listener, Place, TlsFiles, bind
 from wildflower.server.presence import Presence
+from wildflower.server.publish import Publisher
 from wildflower.server.reception import Reception
 from wildflower.server.records import Device
 from wildflower.server.rollouts import RolloutRunner

@@ -164,6 +164,7 @@ def _keeping_grid() -> "Grid":
     """Return a grid of many nodes that ends its user at the first model it is to send."""
     from flwr.app import Message
     from flwr.serverapp import Grid
+
     from wildflower.strategies.flower_compat.messages import FlowerRun, assume_identity
 
     class KeepingGrid(Grid):
