@@ -1,15 +1,12 @@
 """The agent: one loop that listens to hints, looks for releases, reports, uploads, trains.
 
-It decides nothing: `ota.device.decision` says what a rollout means, `ota.device.machine` what an
-update owes, the policy file what is allowed. A hint only makes it look now instead of later, so
-that a server that lies in hints gains nothing. What runs never waits for the network.
+A hint only makes it look now instead of later, so that a server that lies in hints gains nothing.
+What cannot be done now is told in one line and tried again; what runs never waits for the network.
 """
 
 import json
 import logging
 import queue
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,32 +14,42 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from wildflower.client.channel import Channel, Hint
 from wildflower.client.config import AgentConfig
-from wildflower.client.errors import ChannelError
-from wildflower.client.fetcher import Fetcher, running_artifact
+from wildflower.client.errors import ChannelError, ConfigError
 from wildflower.client.identity import Identity
-from wildflower.client.policy import Policy
 from wildflower.client.self_report import measure_self
 from wildflower.client.spool import Spool
+from wildflower.client.training_child import TrainingProcess
+from wildflower.client.updates import Updates
 from wildflower.client.upload import upload_pending
 from wildflower.ota import canonical
-from wildflower.ota.device import shell
-from wildflower.ota.device.decision import Standing, Wait, decide
-from wildflower.ota.device.journal import Journal
-from wildflower.ota.device.machine import Phase
-from wildflower.ota.device.report import DeviceReport, Outcome
-from wildflower.ota.device.slots import Slots
-from wildflower.ota.errors import FormatError, ReleaseError, StorageError
-from wildflower.ota.release.fetch import ReleaseClient
+from wildflower.ota.device.journal import Entry
+from wildflower.ota.device.report import DeviceReport
+from wildflower.ota.errors import OtaError
 
 log = logging.getLogger(__name__)
 
-TRAINER: Final = "wildflower.client.trainer"
-RECONNECT_S: Final = 5.0
-"""Longest wait before the channel is opened again; each wait is drawn from [0, this]."""
+STATUS: Final = "agent.status.json"
+FIRST_WAIT_S: Final = 0.5
+LONGEST_WAIT_S: Final = 30.0
+"""Bound of the wait before the channel is opened again; it doubles with every failure."""
+GLANCE_S: Final = 0.5
+"""How often the agent looks at a training process that runs."""
+
+
+class Stop(Protocol):
+    """Whether the agent is told to end; what `threading.Event` offers."""
+
+    def is_set(self) -> bool:
+        """Whether it is."""
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for seconds, or until it is told to end; return whether it is."""
+        ...
 
 
 @dataclass(slots=True)
@@ -66,226 +73,160 @@ class Agent:
 
     Attributes:
         config: The device's settings.
-        policy: What it allows.
         identity: Who it is.
         channel: Its way to the server.
-        journal: Its memory.
-        slots: Its slots.
-        releases: Its way to releases.
+        updates: Its releases.
         spool: Summaries that wait for upload.
-        now: Its clock, never earlier than a signed time it has seen.
+        training: Its training process.
+        now: Its clock, never earlier than a time at which signed metadata was fresh.
         stop: Set when it shall end.
         random: For jitter alone.
+        hints: What the server hinted at and the loop has not seen yet.
     """
 
     config: AgentConfig
-    policy: Policy
     identity: Identity
     channel: Channel
-    journal: Journal
-    slots: Slots
-    releases: ReleaseClient
+    updates: Updates
     spool: Spool
+    training: TrainingProcess
     now: Callable[[], datetime]
-    stop: threading.Event
+    stop: Stop
     random: Random
-    hints: "queue.Queue[Hint]" = field(default_factory=queue.Queue)
-    trainer: "subprocess.Popen[bytes] | None" = None
-    told: int = 0
+    hints: "queue.SimpleQueue[Hint]" = field(default_factory=queue.SimpleQueue)
 
     def run(self) -> None:
         """Work until told to stop."""
-        watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        watcher = threading.Thread(target=self.watch, name="watch", daemon=True)
         watcher.start()
-        poll, upload = Due(self.config.poll_s), Due(self.config.upload_s)
-        self._guarded(self._wake)
+        check_in, poll, upload = (
+            Due(self.config.poll_s),
+            Due(self.config.poll_s),
+            Due(self.config.upload_s),
+        )
+        self._guarded(self.updates.begin)
         while not self.stop.is_set():
             now_s = time.monotonic()
+            self.training.tend()
+            if check_in.is_due(now_s):
+                self._guarded(lambda: self._check_in(check_in))
             if poll.is_due(now_s):
-                self._guarded(self._check_in)
-                self._guarded(self.update)
+                self._guarded(self.updates.look)
+            self._guarded(self.send_reports)
             if upload.is_due(now_s):
                 self._guarded(lambda: upload_pending(self.spool, self.channel))
-            self._guarded(self.send_reports)
-            self.write_status()
-            self._follow(self._next_hint(min(poll.next_s, upload.next_s)), poll)
-        self.channel.close()
-        self._end_trainer()
-
-    def update(self) -> None:
-        """Look at the rollout of this device's target group and do what it means here.
-
-        Raises:
-            ReleaseError: What is served cannot be had or trusted now; told and tried again.
-            StorageError: The disk is full, read-only or broken.
-        """
-        fetcher = self._fetcher()
-        try:
-            if self.journal.load().phase is not Phase.IDLE:
-                shell.resume(self.journal, fetcher.run)
-                return
-            self.releases.refresh()
-            self.journal.set_fact("seen-time", canonical.to_time(self.now()))
-            document = self.releases.rollout(self.config.target_group)
-            if document is None:
-                return
-            release = self.releases.release(document.release_path)
-            verdict = decide(document, release, self.standing(), self.now())
-            if isinstance(verdict, Wait):
-                log.debug("no update: %s", verdict.reason)
-                return
-            shell.handle(self.journal, fetcher.run, verdict)
-        except shell.InterruptedUpdateError:
-            return
-        finally:
-            self.queue_refusals()
-
-    def standing(self) -> Standing:
-        """Return what this device is, for a decision."""
-        running = self.slots.running()
-        manifest = self.slots.manifest(running)
-        return Standing(
-            device_id=self.config.device_id,
-            target_group=self.config.target_group,
-            release=running,
-            order=manifest.order if manifest else 0,
-            quarantined=frozenset(self.journal.quarantined()),
-            roles=self.policy.release,
-            last_rolled_back=self.journal.fact("rolled-back"),
-        )
-
-    def queue_refusals(self) -> None:
-        """Queue a report for each thing that a source served and this device refused."""
-        new = self.releases.refusals[self.told :]
-        self.told = len(self.releases.refusals)
-        for refusal in new:
-            reason = f"{refusal.source} served {refusal.target}: {refusal.reason}"
-            queued = self.journal.queue(
-                f"refusal/{canonical.digest(reason.encode())}",
-                outcome=Outcome.REFUSED.value,
-                rollout="",
-                release="",
-                running=running_artifact(self.slots),
-                reason=reason,
-                at=canonical.to_time(self.now()),
-            )
-            if queued:
-                log.warning("refused: %s", reason)
+            self._guarded(self.write_status)
+            self._follow(self._next_hint(min(poll.next_s, upload.next_s, check_in.next_s)), poll)
+        self._guarded(self.updates.end)
 
     def send_reports(self) -> None:
         """Deliver the reports that are still to be sent, in order.
 
         Raises:
             ChannelError: The server cannot be reached now; the rest stays queued.
+            StorageError: The journal cannot be written; what was sent is sent again.
         """
-        for entry in self.journal.reports(unsent=True):
-            document = DeviceReport(
-                device_id=self.config.device_id,
-                sequence=entry.sequence,
-                outcome=Outcome(entry.outcome),
-                rollout=entry.rollout,
-                release=entry.release,
-                running=entry.running,
-                reason=entry.reason,
-                at=canonical.from_time(entry.at),
-            ).to_bytes()
+        for entry in self.updates.journal.reports(unsent=True):
+            document = report_of(self.config.device_id, entry).to_bytes()
             self.channel.report(document, self.identity.sign(document))
-            self.journal.mark_sent(entry.sequence)
+            self.updates.journal.mark_sent(entry.sequence)
+            log.info("reported", extra={"sequence": entry.sequence, "outcome": entry.outcome.value})
 
     def write_status(self) -> None:
         """Write what `wildflower agent status` shows, atomically."""
-        state, manifest = self.journal.load(), self.slots.manifest(self.slots.running())
+        state, slots = self.updates.journal.load(), self.updates.slots
+        manifest = slots.manifest(slots.running())
         status = {
-            "device_id": self.config.device_id,
             "phase": state.phase.value,
-            "updating_to": state.release,
-            "release": self.slots.running(),
+            "updating_to": state.digest,
+            "target_group": self.updates.group,
+            "release": slots.running(),
             "order": manifest.order if manifest else 0,
             "artifact": manifest.artifact.digest if manifest else "",
-            "training": self.trainer is not None and self.trainer.poll() is None,
+            "damaged": bool(self.updates.damaged),
+            "training": self.training.is_running,
             "at": canonical.to_time(self.now()),
         }
-        target = self.config.directory / "agent.status.json"
+        target = self.config.directory / STATUS
         partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps(status))
-        partial.replace(target)
-
-    def _wake(self) -> None:
         try:
-            shell.wake(self.journal, self._fetcher().run)
-        except shell.InterruptedUpdateError:
-            log.info("an update waits for better times")
+            partial.write_text(json.dumps(status))
+            partial.replace(target)
+        except OSError as error:
+            log.warning("status not written: %s", error)
 
-    def _fetcher(self) -> Fetcher:
-        return Fetcher(
-            config=self.config,
-            journal=self.journal,
-            slots=self.slots,
-            releases=self.releases,
-            now=self.now,
-            should_stop=self.stop.is_set,
-            tell_refusals=self.queue_refusals,
-        )
+    def watch(self) -> None:
+        """Listen to hints, in a thread of its own; open the channel again whenever it is lost."""
+        failures = 0
+        while not self.stop.is_set():
+            try:
+                for hint in self.channel.watch():
+                    failures = 0
+                    self.hints.put(hint)
+            except ChannelError as error:
+                log.info("channel lost: %s", error)
+            wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures, 10))
+            failures += 1
+            self.stop.wait(self.random.uniform(0.0, wait_s))  # full jitter: no herd at a restart
 
-    def _check_in(self) -> None:
+    def _check_in(self, due: Due) -> None:
         report = measure_self(
             self.config.directory,
             claimed_flags=self.config.cpu_flags,
             wanted_class=self.config.device_class,
         )
-        if self.channel.check_in(report.to_bytes()).training:
-            self._train()
+        told = self.channel.check_in(report.to_bytes())
+        due.every_s = max(self.config.poll_s, float(told.next_s))
+        if told.training:
+            self._invite()
 
     def _follow(self, hint: Hint | None, poll: Due) -> None:
         if hint is Hint.TRAINING:
-            self._train()
+            self._invite()
         elif hint is Hint.RELEASE:
             poll.next_s = 0.0
 
     def _next_hint(self, until_s: float) -> Hint | None:
+        wait_s = max(0.0, until_s - time.monotonic())
+        if self.training.is_running:
+            wait_s = min(wait_s, GLANCE_S)
         try:
-            return self.hints.get(timeout=max(0.0, until_s - time.monotonic()))
+            return self.hints.get(timeout=wait_s)
         except queue.Empty:
             return None
 
-    def _train(self) -> None:
-        """Start the training process unless one runs; it ends by itself."""
-        if not self.config.app or (self.trainer is not None and self.trainer.poll() is None):
-            return
-        command = [sys.executable, "-m", TRAINER, "--dir", str(self.config.directory)]
-        self.trainer = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        log.info("training process started", extra={"pid": self.trainer.pid})
-
-    def _end_trainer(self) -> None:
-        if self.trainer is not None and self.trainer.poll() is None:
-            self.trainer.terminate()
-            try:
-                self.trainer.wait(2.0)
-            except subprocess.TimeoutExpired:
-                self.trainer.kill()
-                self.trainer.wait()
-
-    def _watch(self) -> None:
-        while not self.stop.is_set():
-            try:
-                for hint in self.channel.watch():
-                    self.hints.put(hint)
-            except ChannelError as error:
-                log.info("channel lost: %s", error)
-            self.stop.wait(self.random.uniform(0.0, RECONNECT_S))
+    def _invite(self) -> None:
+        if self.config.app:
+            self.training.invite()
 
     def _guarded(self, work: Callable[[], object]) -> None:
         """Run one piece of work; what cannot be done now is told and tried again later."""
         try:
             work()
-        except (ChannelError, ReleaseError, FormatError, StorageError) as error:
-            log.warning("%s: %s", type(error).__name__, error)
+        except (ChannelError, ConfigError, OtaError) as error:
+            if not self.stop.is_set():
+                told = f"{type(error).__name__}: {error} {error.hint}".rstrip()
+                log.warning("%s", told)
+
+
+def report_of(device_id: str, entry: Entry) -> DeviceReport:
+    """Return the report that a journal's entry stands for; always the same bytes."""
+    return DeviceReport(
+        device_id=device_id,
+        sequence=entry.sequence,
+        outcome=entry.outcome,
+        rollout=entry.rollout,
+        release=entry.release,
+        running=entry.running,
+        reason=entry.reason,
+        at=entry.at,
+    )
 
 
 def status_of(directory: Path) -> dict[str, str | int | bool]:
     """Return what the agent last wrote about itself; {} if it never did."""
     try:
-        found = json.loads((directory / "agent.status.json").read_text())
+        found = json.loads((directory / STATUS).read_text())
     except (OSError, ValueError):
         return {}
     return dict(found) if isinstance(found, dict) else {}

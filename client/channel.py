@@ -99,10 +99,10 @@ class GrpcChannel:
             request_serializer=wire.WatchRequest.SerializeToString,
             response_deserializer=wire.Hint.FromString,
         )
-        with _told(), contextlib.suppress(grpc.FutureCancelledError):
+        with _told():
             self._watching = call(wire.WatchRequest(agent=self._agent))
-            for hint in self._watching:
-                yield _HINTS.get(hint.kind, Hint.HEARTBEAT)
+            while (hint := self._next()) is not None:
+                yield hint
 
     def report(self, document: bytes, signature: bytes) -> int:
         """Deliver a signed report; return the sequence that the server has stored."""
@@ -132,6 +132,16 @@ class GrpcChannel:
             self._watching.cancel()
         self._channel.close()
 
+    def _next(self) -> Hint | None:
+        try:
+            return _HINTS.get(next(self._watching).kind, Hint.HEARTBEAT)
+        except StopIteration:
+            return None
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.CANCELLED:  # by `close`
+                return None
+            raise
+
     def _call(self, method: str, request: Any, reply: Any) -> Any:
         call: Callable[..., Any] = self._channel.unary_unary(
             SERVICE + method,
@@ -154,8 +164,6 @@ def _told() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.CANCELLED:
-            return
         raise ChannelError(f"{error.code().name.lower()}: {error.details()}") from error
     except ValueError as error:  # "Cannot invoke RPC on closed channel!"
         raise ChannelError(str(error)) from error

@@ -2,18 +2,24 @@
 
 It needs the base install only; an import contract keeps it from torch, flwr, onnx, sqlmodel and
 the command line's packages, so that an idle agent stays small. Training runs in a child.
+
+The main thread does nothing but wait for signals; the agent works in a thread of its own. Told to
+end, the agent has a moment to finish what it is at. If it does not come back (a server that does
+not answer), the process ends all the same: after a power cut it could not have finished either.
 """
 
 import argparse
 import contextlib
 import fcntl
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from typing import Final
 
 import httpx
 
@@ -25,6 +31,8 @@ from wildflower.client.errors import AgentError
 from wildflower.client.identity import Identity
 from wildflower.client.policy import load_policy
 from wildflower.client.spool import Spool
+from wildflower.client.training_child import TrainingProcess
+from wildflower.client.updates import Updates
 from wildflower.logs import LogFormat, configure_logging
 from wildflower.ota import canonical
 from wildflower.ota.device.journal import Journal
@@ -34,6 +42,11 @@ from wildflower.ota.release.fetch import ReleaseClient
 
 log = logging.getLogger(__name__)
 
+GRACE_S: Final = 0.8
+"""Seconds the agent has to finish what it is at; the whole end takes less than two."""
+HTTP_S: Final = 30.0
+"""Seconds without a byte after which a download has failed."""
+
 
 def run_daemon(directory: Path) -> None:
     """Run the agent until SIGTERM or SIGINT.
@@ -41,44 +54,73 @@ def run_daemon(directory: Path) -> None:
     Raises:
         AgentError: The device is not enrolled, or another agent runs in the directory.
         ConfigError: agent.toml or policy.toml is wrong.
+        StorageError: The journal cannot be opened.
     """
     config, identity = load_config(directory), Identity.load(directory)
-    stop = threading.Event()
-    with alone(directory), contextlib.closing(Journal.open(directory / "journal.db")) as journal:
-        agent = _wire(config, identity, journal, stop)
-
-        def end(*_: object) -> None:
+    with alone(directory):
+        slots = Slots(directory / "slots")
+        journal = Journal.open(
+            directory / "journal.db", now=datetime.now(UTC), is_first=not slots.running()
+        )
+        stop = threading.Event()
+        agent = wire(config, identity, journal, slots, stop)
+        told = {"device": config.device_id[:12], "dir": str(directory)}
+        log.info("agent started", extra=told)
+        failures: list[BaseException] = []
+        with woken_by_signals() as wait:
+            worker = threading.Thread(
+                target=_work, args=(agent, failures, wait.wake), name="agent", daemon=True
+            )
+            worker.start()
+            wait.sleep()
             stop.set()
             agent.hints.put(Hint.HEARTBEAT)  # wakes the loop
+            agent.channel.close()
+            worker.join(GRACE_S)
+            agent.training.end()
+        log.info("agent ended", extra=told)
+        if worker.is_alive():
+            logging.shutdown()
+            os._exit(0)
+        journal.close()
+    if failures:
+        raise failures[0]
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
-        log.info("agent started", extra={"device": config.device_id[:12], "dir": str(directory)})
-        agent.run()
-    log.info("agent ended", extra={"device": config.device_id[:12]})
 
-
-def _wire(
-    config: AgentConfig, identity: Identity, journal: Journal, stop: threading.Event
+def wire(
+    config: AgentConfig,
+    identity: Identity,
+    journal: Journal,
+    slots: Slots,
+    stop: threading.Event,
 ) -> Agent:
-    directory = config.directory
-    now = clock(journal)
-    policy = load_policy(directory)
+    """Return a device's agent with everything real around it."""
+    directory, now = config.directory, clock(journal)
+    context = identity.ssl_context()
+    releases = ReleaseClient(
+        directory / "tuf",
+        identity.root,
+        config.all_sources,
+        lambda: httpx.Client(verify=context, timeout=HTTP_S, trust_env=False),
+        now,
+        wait=stop.wait,
+    )
+    updates = Updates(
+        config=config,
+        policy=load_policy(directory),
+        journal=journal,
+        slots=slots,
+        releases=releases,
+        now=now,
+        should_stop=stop.is_set,
+    )
     return Agent(
         config=config,
-        policy=policy,
         identity=identity,
         channel=GrpcChannel(config.endpoints_channel, identity, agent=wildflower.__version__),
-        journal=journal,
-        slots=Slots(directory / "slots"),
-        releases=ReleaseClient(
-            directory / "tuf",
-            identity.root,
-            config.all_sources,
-            lambda: httpx.Client(verify=identity.ssl_context(), timeout=30.0, trust_env=False),
-            now,
-        ),
+        updates=updates,
         spool=Spool(directory / "spool"),
+        training=TrainingProcess(directory),
         now=now,
         stop=stop,
         random=Random(),  # noqa: S311  for jitter, not for secrets
@@ -119,12 +161,66 @@ def alone(directory: Path) -> Iterator[None]:
         yield
 
 
+class Wakeup:
+    """Lets the main thread sleep until a signal or another thread wakes it.
+
+    A pipe, because a handler may interrupt the main thread anywhere: taking a lock in it, as
+    `Event.set` does, could wait for itself.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+
+    def wake(self, *_: object) -> None:
+        """End the sleep, or the next one."""
+        with contextlib.suppress(OSError):  # closed: nobody sleeps any more
+            os.write(self._write, b"x")
+
+    def sleep(self) -> None:
+        """Wait to be woken."""
+        os.read(self._read, 1)
+
+    def close(self) -> None:
+        """Give the pipe back; who wakes from now on wakes nobody."""
+        ends, self._read, self._write = (self._read, self._write), -1, -1
+        for end in ends:
+            os.close(end)
+
+
+@contextlib.contextmanager
+def woken_by_signals() -> Iterator[Wakeup]:
+    """Turn SIGTERM and SIGINT into a wake-up for the length of the block."""
+    wakeup = Wakeup()
+    before = {
+        number: signal.signal(number, wakeup.wake) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield wakeup
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        wakeup.close()
+
+
+def _work(agent: Agent, failures: list[BaseException], wake: Callable[[], None]) -> None:
+    try:
+        agent.run()
+    except BaseException as error:  # noqa: BLE001  the thread's edge; the main thread raises it
+        failures.append(error)
+    finally:
+        wake()
+
+
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description="Run a device's agent.")
-    parser.add_argument("--dir", type=Path, required=True, help="the device's directory")
-    configure_logging(LogFormat.TEXT, verbosity=1)
-    run_daemon(parser.parse_args().dir)
+    parser.add_argument("--dir", type=Path, required=True, help="The device's directory.")
+    parser.add_argument(
+        "--log-format", type=LogFormat, choices=list(LogFormat), default=LogFormat.TEXT
+    )
+    options = parser.parse_args()
+    configure_logging(options.log_format, verbosity=1)
+    run_daemon(options.dir)
 
 
 if __name__ == "__main__":

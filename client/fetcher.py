@@ -1,7 +1,8 @@
 """Carries out what the device machine owes: fetch, verify, stage, try, commit, roll back, report.
 
-Each effect may be repeated after a power cut and then changes nothing. What cannot go on now (no
-network, a full disk) is an `InterruptedUpdateError`: it stays owed.
+Each effect may be repeated after a power cut and then changes nothing. What only needs time (no
+network, told to stop) is postponed and stays owed. What needs somebody (a full disk, a source that
+lies) fails the attempt and is reported; the device tries again later, from what it already has.
 """
 
 import logging
@@ -14,17 +15,20 @@ from typing import Protocol, assert_never
 
 from wildflower.client.config import AgentConfig
 from wildflower.client.self_report import measure_self
-from wildflower.ota import canonical
-from wildflower.ota.device.decision import missing
+from wildflower.ota.device import decision
+from wildflower.ota.device.decision import Standing
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.machine import (
     Commit,
+    Confirm,
+    Discard,
     Done,
     Effect,
     Event,
     Failed,
     Fetch,
-    Preflight,
+    Qualify,
+    Quarantine,
     Report,
     RollBack,
     Stage,
@@ -32,21 +36,36 @@ from wildflower.ota.device.machine import (
     Verify,
 )
 from wildflower.ota.device.report import Outcome
-from wildflower.ota.device.shell import InterruptedUpdateError
-from wildflower.ota.device.slots import Slots, check_file
+from wildflower.ota.device.slots import Slots, check_file, storage_error
 from wildflower.ota.device.trial import run_trial
-from wildflower.ota.errors import FetchError, FormatError, RefusedError, StorageError, TrialError
-from wildflower.ota.release.fetch import ReleaseClient
-from wildflower.ota.release.manifest import Release
+from wildflower.ota.errors import (
+    FetchError,
+    PostponedError,
+    RefusedError,
+    StorageError,
+    TrialError,
+)
+from wildflower.ota.release.manifest import FileEntry, Release
+from wildflower.ota.rollout.document import RolloutDocument
 
 log = logging.getLogger(__name__)
 
 
-class Recall(Protocol):
-    """How the fetcher tells what it met: refusals become reports of their own."""
+class Releases(Protocol):
+    """What the fetcher needs of `ota.release.fetch.ReleaseClient`."""
 
-    def __call__(self) -> None:
-        """Queue what the release client refused since the last call."""
+    def refresh(self) -> None:
+        """Look for news; what follows is answered from the state that is verified now."""
+        ...
+
+    def rollout(self, target_group: str) -> RolloutDocument | None:
+        """Return what the group's devices shall do; None if nothing was ever rolled out to it."""
+        ...
+
+    def fetch(
+        self, entry: FileEntry, destination: Path, *, should_stop: Callable[[], bool]
+    ) -> None:
+        """Fetch a file of a release; go on where an earlier try stopped."""
         ...
 
 
@@ -59,150 +78,170 @@ class Fetcher:
         journal: Its memory.
         slots: Its slots.
         releases: Its way to releases.
+        standing: Tells where it stands.
         now: Its clock.
         should_stop: Whether the agent is told to end.
-        tell_refusals: Queues what the release client refused.
     """
 
     config: AgentConfig
     journal: Journal
     slots: Slots
-    releases: ReleaseClient
+    releases: Releases
+    standing: Callable[[], Standing]
     now: Callable[[], datetime]
     should_stop: Callable[[], bool]
-    tell_refusals: Recall
 
     @property
     def downloads(self) -> Path:
-        """Where part files lie, by digest."""
+        """Where files lie by digest until they are staged, part files among them."""
         return self.config.directory / "downloads"
+
+    def received(self) -> int:
+        """Return the bytes that lie in downloads and half-built slots: progress, when they grow."""
+        found = [*self.downloads.glob("*"), *self.slots.root.glob(".*.partial/*")]
+        return sum(path.lstat().st_size for path in found if path.is_file())
 
     def run(self, effect: Effect) -> Event:
         """Carry out one effect and say what came of it.
 
         Raises:
-            InterruptedUpdateError: It cannot go on now.
+            PostponedError: It cannot go on now.
+            StorageError: It must not fail, and cannot be done while the disk is as it is.
         """
         try:
             return self._run(effect)
-        except (FetchError, StorageError) as error:
-            self.tell_refusals()
-            log.warning("update interrupted: %s", error, extra={"effect": type(effect).__name__})
-            raise InterruptedUpdateError(str(error)) from error
-        except (RefusedError, FormatError) as error:
-            self.tell_refusals()
+        except FetchError as error:
+            log.warning("update waits: %s", error, extra={"effect": type(effect).__name__})
+            raise PostponedError(str(error)) from error
+        except RefusedError as error:
             return Failed(Outcome.REFUSED, str(error))
+        except StorageError as error:
+            if isinstance(effect, Qualify | Fetch | Verify | Stage | Confirm | Commit):
+                return Failed(Outcome.FAILED, " ".join((str(error), error.hint)).strip())
+            raise
 
     def _run(self, effect: Effect) -> Event:
         match effect:
-            case Preflight(path, digest):
-                return self._preflight(path, digest)
-            case Fetch(digest):
-                return self._fetch(self._manifest(digest))
-            case Verify(digest):
-                return self._verify(self._manifest(digest))
-            case Stage(digest):
-                return self._stage(self._manifest(digest))
-            case Try(digest):
-                return self._try(self._manifest(digest))
-            case Commit(digest):
-                return self._commit(self._manifest(digest))
-            case RollBack(digest, quarantine):
-                return self._roll_back(digest, quarantine=quarantine)
+            case Qualify(release):
+                return self._qualify(release)
+            case Fetch(release):
+                return self._fetch(release)
+            case Verify(release):
+                return self._verify(release)
+            case Stage(release):
+                return self._stage(release)
+            case Confirm(release):
+                return self._confirm(release)
+            case Try(release):
+                return self._try(release)
+            case _:
+                self._conclude(effect)
+                return Done()
+
+    def _conclude(self, effect: Commit | Quarantine | RollBack | Discard | Report) -> None:
+        """Carry out one of the effects that cannot fail, only wait for a disk."""
+        match effect:
+            case Commit(release):
+                self._commit(release)
+            case Quarantine(release, reason):
+                self.journal.quarantine(release.digest, reason)
+            case RollBack(release):
+                self.slots.go_back(release.digest)
+                self._clean()
+            case Discard(release):
+                self.slots.discard(release.digest)
+                self._clean()
             case Report():
-                return self._report(effect)
+                self._report(effect)
             case _:
                 assert_never(effect)
 
-    def _preflight(self, path: str, digest: str) -> Event:
-        release = self.releases.release(path)
-        if release.digest != digest:
-            raise RefusedError(f"{path} is {release.digest[:12]}, the rollout says {digest[:12]}")
+    def _qualify(self, release: Release) -> Event:
         report = measure_self(self.config.directory, claimed_flags=self.config.cpu_flags)
-        if lack := missing(release.requires, report, self.config.device_class):
-            return Failed(Outcome.INCOMPATIBLE, lack)
-        self.slots.require_space(release)
-        self.downloads.mkdir(exist_ok=True)
-        kept = self.downloads / f"{digest}.json"
-        partial = kept.with_suffix(".partial")
-        partial.write_bytes(release.to_bytes())
-        partial.replace(kept)
-        return Done()
+        failed = decision.qualify(release, self.standing(), report)
+        return failed or Done()
 
     def _fetch(self, release: Release) -> Event:
+        try:
+            self.downloads.mkdir(exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.downloads) from error
+        lengths = sum(entry.length for entry in release.files)
+        self.slots.require_space(max(0, 2 * lengths - self.received()))  # downloads and the slot
         for entry in release.files:
             target = self.downloads / entry.digest
             if not target.exists():
                 self.releases.fetch(entry, target, should_stop=self.should_stop)
-        self.tell_refusals()
         return Done()
 
     def _verify(self, release: Release) -> Event:
         for entry in release.files:
+            path = self.downloads / entry.digest
             try:
-                check_file(self.downloads / entry.digest, entry)
-            except RefusedError:
-                (self.downloads / entry.digest).unlink(missing_ok=True)
-                raise
+                check_file(path, entry)
+            except RefusedError as error:  # it was right when it came: the disk is to blame
+                path.unlink(missing_ok=True)
+                return Failed(Outcome.FAILED, f"changed on this device: {error}")
         return Done()
 
     def _stage(self, release: Release) -> Event:
         files = {entry.name: self.downloads / entry.digest for entry in release.files}
-        self.slots.stage(release, files)
+        try:
+            self.slots.require_space(sum(entry.length for entry in release.files))
+            self.slots.stage(release, files)
+        except RefusedError as error:
+            return Failed(Outcome.FAILED, f"changed on this device: {error}")
         return Done()
+
+    def _confirm(self, release: Release) -> Event:
+        """Look once more: what took days to fetch may have been withdrawn since."""
+        self.releases.refresh()
+        document = self.releases.rollout(release.target_group)
+        news = decision.reconsider(self.journal.load(), document, self.config.device_id, self.now())
+        return news or Done()
 
     def _try(self, release: Release) -> Event:
         slot = self.slots.path(release.digest)
         model, golden = slot / release.artifact.name, slot / release.file("golden").name
         try:
-            result = run_trial(model, golden, release.trial)
+            result = run_trial(model, golden, release.trial, should_stop=self.should_stop)
         except TrialError as error:
             return Failed(Outcome.ROLLED_BACK, str(error))
         log.info(
             "trial passed",
-            extra={"latency_ms": result.latency_ms, "difference": result.difference},
+            extra={
+                "difference": round(result.difference, 6),
+                "agreement": round(result.agreement, 4),
+                "latency_ms": round(result.latency_ms, 3),
+                "rss_bytes": result.rss_bytes,
+            },
         )
         return Done()
 
-    def _commit(self, release: Release) -> Event:
+    def _commit(self, release: Release) -> None:
         self.slots.switch(release.digest)
-        shutil.rmtree(self.downloads, ignore_errors=True)
-        self.slots.collect()
-        return Done()
+        self.journal.raise_order(release.target_group, release.order)
+        self.journal.forget_setbacks(release.digest)
+        self._clean()
 
-    def _roll_back(self, digest: str, *, quarantine: bool) -> Event:
-        if quarantine:
-            self.journal.quarantine(digest, self.journal.load().reason)
-        else:
-            self.journal.set_fact("rolled-back", self.journal.load().rollout)
-        self.slots.go_back(digest)
-        self.slots.collect()
-        shutil.rmtree(self.downloads, ignore_errors=True)
-        return Done()
-
-    def _report(self, effect: Report) -> Event:
+    def _report(self, effect: Report) -> None:
+        release = effect.release.digest
+        if effect.outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.INCOMPATIBLE):
+            self.journal.set_back(release, effect.attempt, self.now())
         self.journal.queue(
             f"attempt/{effect.attempt}",
-            outcome=effect.outcome.value,
+            effect.outcome,
             rollout=effect.rollout,
-            release=effect.release,
+            release=release,
             running=running_artifact(self.slots),
             reason=effect.reason,
-            at=canonical.to_time(self.now()),
+            at=self.now(),
         )
-        return Done()
 
-    def _manifest(self, digest: str) -> Release:
-        """Return the manifest that was accepted at the preflight, or is in the slot."""
-        if staged := self.slots.manifest(digest):
-            return staged
-        try:
-            data = (self.downloads / f"{digest}.json").read_bytes()
-        except OSError as error:
-            raise RefusedError(f"the manifest of {digest[:12]} is gone: {error}") from error
-        if canonical.digest(data) != digest:
-            raise RefusedError(f"the manifest of {digest[:12]} was changed on this device")
-        return Release.from_bytes(data)
+    def _clean(self) -> None:
+        """Remove downloads and every slot that no pointer names."""
+        shutil.rmtree(self.downloads, ignore_errors=True)
+        self.slots.collect()
 
 
 def running_artifact(slots: Slots) -> str:

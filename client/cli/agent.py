@@ -1,5 +1,6 @@
 """`wildflower agent`: run this device's agent, and see how it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,9 @@ import typer
 from wildflower.client.agent import status_of
 from wildflower.client.config import load_config
 from wildflower.client.daemon import run_daemon
-from wildflower.ota.device.journal import Journal
+from wildflower.ota import canonical
+from wildflower.ota.device.journal import Entry, Journal
+from wildflower.ota.device.report import Outcome
 
 app = typer.Typer(no_args_is_help=True, help="Run and inspect a device's agent.")
 
@@ -31,7 +34,7 @@ class ReportLine:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineLine:
-    """A release that failed here, and why."""
+    """A release that failed its trial here, and why."""
 
     release: str
     reason: str
@@ -50,9 +53,12 @@ class AgentStatus:
     release: str
     order: int
     artifact: str
+    damaged: bool
     training: bool
     as_of: str
+    unsent_reports: int
     reports: list[ReportLine]
+    refusals: list[ReportLine]
     quarantine: list[QuarantineLine]
 
 
@@ -66,31 +72,55 @@ def run(*, directory: Directory = DEFAULT) -> None:
 def status(
     *,
     directory: Directory = DEFAULT,
-    last: Annotated[int, typer.Option(min=0, help="Reports to show.")] = 10,
+    last: Annotated[int, typer.Option(min=1, help="Reports and refusals to show.")] = 10,
 ) -> AgentStatus:
-    """Show what the device runs, what it is doing, and what it last reported."""
+    """Show what the device runs, what it is doing, and what it last reported.
+
+    Read from the device's own files: it works offline and beside a running agent.
+    """
     config = load_config(directory)
     found = status_of(directory)
-    journal = Journal.open(directory / "journal.db")
-    try:
-        entries, quarantined = journal.reports(), journal.quarantined()
-    finally:
-        journal.close()
-    shown = entries[-last:] if last else []
+    entries, quarantined = _remembered(directory / "journal.db")
+    refused = [entry for entry in entries if entry.outcome is Outcome.REFUSED]
     return AgentStatus(
         device_id=config.device_id,
         name=config.name,
         device_class=config.device_class,
-        target_group=config.target_group,
+        target_group=str(found.get("target_group", "")),
         phase=str(found.get("phase", "not started")),
         updating_to=str(found.get("updating_to", "")),
         release=str(found.get("release", "")),
         order=int(found.get("order", 0)),
         artifact=str(found.get("artifact", "")),
+        damaged=bool(found.get("damaged", False)),
         training=bool(found.get("training", False)),
         as_of=str(found.get("at", "")),
-        reports=[
-            ReportLine(e.sequence, e.outcome, e.release, e.reason, e.at, e.sent) for e in shown
-        ],
+        unsent_reports=sum(not entry.sent for entry in entries),
+        reports=_lines([entry for entry in entries if entry not in refused][-last:]),
+        refusals=_lines(refused[-last:]),
         quarantine=[QuarantineLine(*pair) for pair in quarantined.items()],
     )
+
+
+def _remembered(path: Path) -> tuple[list[Entry], dict[str, str]]:
+    if not path.exists():
+        return [], {}
+    journal = Journal.peek(path)
+    try:
+        return journal.reports(), journal.quarantined()
+    finally:
+        journal.close()
+
+
+def _lines(entries: Sequence[Entry]) -> list[ReportLine]:
+    return [
+        ReportLine(
+            entry.sequence,
+            entry.outcome.value,
+            entry.release,
+            entry.reason,
+            canonical.to_time(entry.at),
+            entry.sent,
+        )
+        for entry in entries
+    ]

@@ -1,5 +1,6 @@
 """`wildflower device enroll`: turn this machine into a device of a server's fleet."""
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,13 +27,15 @@ class Enrolled:
 @app.command(
     "enroll", epilog="Example: wildflower device enroll wf1.eyJ1... --dir /var/lib/wildflower"
 )
-def enroll(
+def enroll(  # noqa: PLR0913  one option each
     token: Annotated[str, typer.Argument(help="The join token, from `wildflower device invite`.")],
     *,
     directory: Annotated[Path, typer.Option("--dir", help="Where the device will live.")] = Path(
         "/var/lib/wildflower"
     ),
-    name: Annotated[str, typer.Option(help="What people shall call it.")] = "",
+    name: Annotated[
+        str, typer.Option(help="What people shall call it; empty: this host's name.")
+    ] = "",
     device_class: Annotated[str, typer.Option(help="Device class; empty: the one that fits.")] = "",
     app_reference: Annotated[
         str, typer.Option("--app", help="What it trains; empty: inference only.")
@@ -60,7 +63,7 @@ def enroll(
         token,
         Enrolment(
             directory=directory,
-            name=name,
+            name=name or socket.gethostname(),
             device_class=device_class,
             app=app_reference,
             data=str(Path(data).absolute()) if data else "",

@@ -29,6 +29,8 @@ from wildflower.ota.release.manifest import FILE_ROLES, Release, Requirement
 from wildflower.ota.rollout.admission import is_admitted
 from wildflower.ota.rollout.document import Order, RolloutDocument
 
+MANIFEST: Final = "manifest.json"
+"""The name that a slot keeps for the manifest itself."""
 FIRST_RETRY: Final = timedelta(minutes=5)
 LAST_RETRY: Final = timedelta(days=1)
 UNDECIDED: Final = frozenset(
@@ -153,6 +155,9 @@ def qualify(release: Release, standing: Standing, report: SelfReport) -> Failed 
     if roles != set(FILE_ROLES):
         found, expected = ", ".join(sorted(roles)), ", ".join(FILE_ROLES)
         return Failed(Outcome.REFUSED, f"found files for {found}, expected {expected}")
+    names = {entry.name for entry in release.files} - {MANIFEST}
+    if len(names) != len(release.files):
+        return Failed(Outcome.REFUSED, f"two files of one name, or one called {MANIFEST}")
     missing = shortcomings(release.requires, report, standing.device_class)
     if missing:
         return Failed(Outcome.INCOMPATIBLE, "; ".join(map(str, missing)))

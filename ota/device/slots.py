@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from wildflower.ota import canonical
+from wildflower.ota.device.decision import MANIFEST
 from wildflower.ota.errors import FormatError, RefusedError, StorageError
 from wildflower.ota.release.manifest import FileEntry, Release
 
 CURRENT: Final = "current"
 PREVIOUS: Final = "previous"
 FACTORY: Final = "factory"
-MANIFEST: Final = "manifest.json"
 MARGIN: Final = 4_000_000  # bytes left free beyond what a release needs: the journal must go on
 READ: Final = 1 << 20
 
@@ -67,18 +67,17 @@ class Slots:
         except (OSError, FormatError):
             return None
 
-    def require_space(self, release: Release) -> None:
-        """Check that the release fits on the disk.
+    def require_space(self, needed: int) -> None:
+        """Check that so many bytes fit on the disk, and a margin that the journal needs.
 
         Raises:
-            StorageError: It does not; says how much is free and how much is needed.
+            StorageError: They do not; says how much is free and how much is needed.
         """
-        needed = max(release.requires.disk_bytes, sum(f.length for f in release.files)) + MARGIN
         free = shutil.disk_usage(self.root).free
-        if free < needed:
+        if free < needed + MARGIN:
             raise StorageError(
-                f"{free} bytes are free in {self.root}, the release needs {needed}",
-                hint="Free some space; the update goes on by itself.",
+                f"{free} bytes are free in {self.root}, installing needs {needed + MARGIN}",
+                hint="Free some space; the device tries again by itself.",
             )
 
     def stage(self, release: Release, files: Mapping[str, Path]) -> None:
@@ -217,7 +216,7 @@ def check_file(path: Path, entry: FileEntry) -> None:
 def storage_error(error: OSError, where: Path) -> StorageError:
     """Return the error that tells what a failed write means."""
     hint = {
-        errno.ENOSPC: "The disk is full. Free some space; the update goes on by itself.",
+        errno.ENOSPC: "The disk is full. Free some space; the device tries again by itself.",
         errno.EROFS: "The file system is read-only. What runs goes on running.",
         errno.EACCES: "The agent may not write there. Check the owner of its directory.",
     }.get(error.errno or 0, "")

@@ -1,0 +1,224 @@
+"""Looks for releases and sees them through: the rollout, the decision, the machine, the reports.
+
+It decides nothing: `ota.device.decision` says what a rollout means here, `ota.device.machine` what
+an update owes. What a source was refused for becomes a report of its own, once.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from wildflower.client.config import AgentConfig
+from wildflower.client.fetcher import Fetcher, Releases, running_artifact
+from wildflower.client.groups import find_group
+from wildflower.client.policy import Policy
+from wildflower.ota import canonical
+from wildflower.ota.device import decision, shell
+from wildflower.ota.device.decision import Standing
+from wildflower.ota.device.journal import Journal
+from wildflower.ota.device.machine import Event, Phase
+from wildflower.ota.device.report import Outcome
+from wildflower.ota.device.slots import Slots
+from wildflower.ota.errors import FetchError, PostponedError, RefusedError
+from wildflower.ota.release.download import Refusal
+from wildflower.ota.release.manifest import Release
+from wildflower.ota.rollout.document import RolloutDocument
+
+log = logging.getLogger(__name__)
+
+
+class Repository(Releases, Protocol):
+    """What looking for releases needs of `ota.release.fetch.ReleaseClient`."""
+
+    refusals: list[Refusal]
+    """What sources have been refused for, since the client was made."""
+
+    def release(self, path: str, *, accepted: tuple[str, ...], expected: str) -> Release:
+        """Return the release at a target path, if an accepted role signed it."""
+        ...
+
+
+@dataclass(slots=True)
+class Updates:
+    """One device's updates.
+
+    Attributes:
+        config: The device's settings.
+        policy: What its owner allows.
+        journal: Its memory.
+        slots: Its slots.
+        releases: Its way to releases.
+        now: Its clock, never earlier than a time at which signed metadata was fresh.
+        should_stop: Whether the agent is told to end.
+        told: How many of the repository's refusals are in the journal.
+        damaged: Digest of the running release if it is not what was signed any more; else "".
+        group: The devices that share its artifact; "" until the repository has told.
+    """
+
+    config: AgentConfig
+    policy: Policy
+    journal: Journal
+    slots: Slots
+    releases: Repository
+    now: Callable[[], datetime]
+    should_stop: Callable[[], bool]
+    told: int = 0
+    damaged: str = ""
+    group: str = ""
+
+    def begin(self) -> None:
+        """Pick up what a stop or a crash left; to be called once, before anything else.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        if self.journal.is_new:
+            self.journal.recall_from(self.slots.releases())
+        self._examine()
+        if under_way := self.journal.load().release:
+            self.group = under_way.target_group
+        was_clean = self.journal.fact("ended") == "cleanly"
+        self.journal.set_fact("ended", "")
+        fetcher = self._fetcher()
+        try:
+            if was_clean:
+                shell.resume(self.journal, fetcher.run)
+            else:
+                shell.wake(self.journal, fetcher.run, fetcher.received())
+        except PostponedError:
+            log.info("an update is under way and waits")
+
+    def end(self) -> None:
+        """Remember that the agent ended because it was told to, which counts against no update."""
+        self.journal.set_fact("ended", "cleanly")
+
+    def look(self) -> None:
+        """Look at the rollout of this device's target group and do what it means here.
+
+        Raises:
+            ReleaseError: What is served cannot be had or trusted now.
+            ConfigError: The settings must say which model the device runs.
+            StorageError: The disk is full, read-only or broken.
+        """
+        try:
+            self._look()
+        except PostponedError:
+            log.info("the update waits")
+        finally:
+            self.queue_refusals()
+
+    def _look(self) -> None:
+        run = self._fetcher().run
+        try:
+            document = self._document()
+        except (FetchError, RefusedError):
+            shell.resume(self.journal, run)  # what is on the device already may go on
+            raise
+        event = self._event(document)
+        if event is None:
+            shell.resume(self.journal, run)
+        else:
+            shell.handle(self.journal, run, event)
+        if self.damaged:
+            self._examine()
+
+    def _document(self) -> RolloutDocument | None:
+        self.releases.refresh()
+        self.journal.set_fact("seen-time", canonical.to_time(self.now()))
+        if self.config.model:
+            self.group = self.config.target_group
+        else:
+            self.releases.rollout(self.config.device_class)  # any name loads the role's list
+            cache = self.config.directory / "tuf"
+            self.group = find_group(cache, self.config.device_class)
+        return self.releases.rollout(self.group) if self.group else None
+
+    def _event(self, document: RolloutDocument | None) -> Event | None:
+        state, standing, now = self.journal.load(), self.standing(), self.now()
+        if state.phase is not Phase.IDLE:
+            return decision.reconsider(state, document, standing.device_id, now)
+        if document is None:
+            return None
+        if decision.cannot_go_back(document, standing, now):
+            self._tell_stuck(document)
+        if order := decision.recall(document, standing, now):
+            return order
+        if why := decision.obstacle(document, standing, now):
+            log.debug("no update: %s", why)
+            return None
+        release = self.releases.release(
+            document.release_path, accepted=self.policy.release, expected=document.release
+        )
+        return decision.offer(document, release, standing, now)
+
+    def standing(self) -> Standing:
+        """Return where this device stands, for a decision."""
+        running = self.slots.running()
+        return Standing(
+            device_id=self.config.device_id,
+            device_class=self.config.device_class,
+            running=self.slots.manifest(running) if running != self.damaged else None,
+            has_previous=bool(self.slots.before()),
+            highest_order=self.journal.highest_order(self.group),
+            quarantined=frozenset(self.journal.quarantined()),
+            setbacks=self.journal.setbacks(),
+            roles=self.policy.release,
+        )
+
+    def queue_refusals(self) -> None:
+        """Queue a report for each thing that a source served and this device refused.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        for refusal in self.releases.refusals[self.told :]:
+            reason = f"{refusal.source} served {refusal.target}: {refusal.reason}"
+            about = canonical.digest(f"{refusal.source} {refusal.target}".encode())[:16]
+            key = f"refusal/{about}/{canonical.digest(refusal.reason.encode())[:16]}"
+            if self._queue(key, Outcome.REFUSED, rollout="", release="", reason=reason):
+                log.warning("refused: %s", reason)
+            self.told += 1
+
+    def _tell_stuck(self, document: RolloutDocument) -> None:
+        self._queue(
+            f"stuck/{document.rollout}",
+            Outcome.FAILED,
+            rollout=document.rollout,
+            release=document.release,
+            reason="ordered back, but there is no earlier release to go back to",
+        )
+
+    def _queue(
+        self, key: str, outcome: Outcome, *, rollout: str, release: str, reason: str
+    ) -> bool:
+        return self.journal.queue(
+            key,
+            outcome,
+            rollout=rollout,
+            release=release,
+            running=running_artifact(self.slots),
+            reason=reason,
+            at=self.now(),
+        )
+
+    def _examine(self) -> None:
+        """Look whether what runs is still what was signed; if not it is installed again."""
+        running = self.slots.running()
+        manifest = self.slots.manifest(running)
+        is_good = manifest is not None and self.slots.is_complete(manifest)
+        self.damaged = "" if is_good else running
+        if self.damaged:
+            log.error("the running release is damaged; it is installed again when it can be had")
+
+    def _fetcher(self) -> Fetcher:
+        return Fetcher(
+            config=self.config,
+            journal=self.journal,
+            slots=self.slots,
+            releases=self.releases,
+            standing=self.standing,
+            now=self.now,
+            should_stop=self.should_stop,
+        )
