@@ -68,7 +68,9 @@ def test_the_sum_is_exact_and_within_a_quantum_a_client(
     assert np.all(np.abs(total.vector - true) <= clients * encoding.quantum * slack)
     assert total.weight == sum(u.weight for u in cohort)
     assert total.clients == clients
-    assert total.statistics[CLIPPED] == sum(int((abs(u.vector) > clip).sum()) for u in cohort)
+    assert total.statistics[CLIPPED] == sum(
+        int((abs(u.vector.astype(np.float64)) > clip).sum()) for u in cohort
+    )
     quanta = dict(encoding.statistics)
     for name in ("loss", "hits"):
         error = total.statistics[name] - sum(u.statistics[name] for u in cohort)
