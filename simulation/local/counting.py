@@ -52,7 +52,7 @@ def memory_of(stage: Stage, name: str) -> Memory:
     home = stage.fleet.device_directory(name)
     slots = Slots(home / "slots")
     manifest = slots.manifest(slots.running())
-    with contextlib.closing(Journal.open(home / "journal.db")) as journal:
+    with contextlib.closing(Journal.peek(home / "journal.db")) as journal:
         return Memory(
             journal.reports(),
             journal.quarantined(),
@@ -146,7 +146,7 @@ def _all_events(remote: Remote) -> Iterator[EventView]:
 def story_of(stage: Stage, steps: Sequence[StepLine]) -> Story:
     """Return what the report shows."""
     remote = stage.remote
-    devices = remote.devices()
+    devices = sorted(remote.devices(), key=lambda device: device.name)
     names = {device.device_id: device.name for device in devices}
     chain = remote.trace(devices[-1].device_id).chains[0]
     return Story(
