@@ -63,7 +63,10 @@ EVERYTHING = Everything(
     good=True,
     where=Path("a/b"),
     counts={"one": 1},
-    rows=(Row("[bold]kitchen[/]", "ab" * 32), Row("evil\x1b[2J\nname", "cd" * 32, 0.5)),
+    rows=(
+        Row("[bold]kitchen[/]", "ab" * 32),
+        Row("evil\x1b[2J\nname", f"{'cd' * 32}, {'ef' * 32}", 0.5),
+    ),
 )
 
 app = typer.Typer(help="Commands of one room.")

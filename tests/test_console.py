@@ -62,7 +62,7 @@ def test_every_kind_of_value_has_a_line_in_a_pipe(capsys: pytest.CaptureFixture[
         "counts: one=1",
         "name\trunning\tshare",
         "[bold]kitchen[/]\t" + "ab" * 32 + "\t-",
-        "evil\\x1b[2J\\nname\t" + "cd" * 32 + "\t0.5",
+        "evil\\x1b[2J\\nname\t" + "cd" * 32 + ", " + "ef" * 32 + "\t0.5",
         "none: none",
         "inner:",
         "  name: inner",
@@ -75,6 +75,7 @@ def test_a_terminal_gets_a_table_with_short_digests_and_no_control_sequences() -
     assert "━" in text
     assert "ab" * 6 in text
     assert "ab" * 7 not in text
+    assert f"{'cd' * 6}, {'ef' * 6} " in text
     assert "[bold]kitchen[/]" in text, "a device's words are not markup"
     assert "\x1b[2J" not in text
 

@@ -31,7 +31,7 @@ class SmallDigits:
         """Return a fresh network; torch's seed decides its first weights."""
         from torch import nn
 
-        return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 
     def loss(self, outputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
         """Return the mean cross-entropy."""

@@ -18,6 +18,7 @@ import itertools
 import json
 import logging
 import math
+import re
 import sys
 import typing
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from wildflower.logs import one_line
 log = logging.getLogger(__name__)
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
 OF_ALL: Final = ("--log-format", "--verbose", "-v")
 """Options that belong to `wildflower` itself."""
 
@@ -215,9 +217,8 @@ def _show_rows(name: str, rows: Sequence[Any]) -> None:
 
 
 def _shortened(cell: str) -> str:
-    """Return a digest's first twelve characters, enough to recognise it, as git does."""
-    is_digest = len(cell) == 64 and all(character in "0123456789abcdef" for character in cell)
-    return cell[:12] if is_digest else cell
+    """Return a cell with the first twelve characters of each digest, which will do, as in git."""
+    return DIGEST.sub(lambda found: found[0][:12], cell)
 
 
 def _cell(value: object) -> str:  # noqa: PLR0911  one return per kind of value
