@@ -73,7 +73,10 @@ class Budgets:
         max_size_int8: Size over that of the fp32 ONNX file; nets below 100,000 parameters reach
             0.29 to 0.42, larger ones 0.26.
         max_size_fp32: The same for fp32 in another format; `.ort` adds 3 to 20 %.
-        max_accuracy_drop: Accuracy lost on the same rows, in [0, 1].
+        fixed_bytes: What the format's own nodes and tables may take beyond that, in bytes: it does
+            not shrink with the net, and outweighs the weights of the smallest.
+        max_accuracy_drop: Accuracy lost on the same rows, in [0, 1]; a single row is always
+            allowed, because fewer than 100 rows cannot tell one percent.
         max_latency_ms: Median time of one inference on one thread.
     """
 
@@ -81,6 +84,7 @@ class Budgets:
     min_agreement: float = 0.98
     max_size_int8: float = 0.45
     max_size_fp32: float = 1.5
+    fixed_bytes: float = 4096.0
     max_accuracy_drop: float = 0.01
     max_latency_ms: float = 50.0
 
@@ -189,10 +193,12 @@ def judge(
             size = budgets.max_size_int8
         case _:
             assert_never(precision)
+    size += budgets.fixed_bytes / found.reference_size
+    may_drop = max(budgets.max_accuracy_drop, 1 / found.rows)
     return (
         gate("parity", value, bound, demand, n=found.rows),
         gate("size", ratio, Bound.AT_MOST, size),
-        gate("accuracy", drop, Bound.AT_MOST, budgets.max_accuracy_drop, n=found.rows),
+        gate("accuracy", drop, Bound.AT_MOST, may_drop, n=found.rows),
         gate(
             "latency",
             found.latency_ms,

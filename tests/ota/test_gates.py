@@ -96,6 +96,18 @@ def test_an_artifact_that_is_better_than_its_reference_passes() -> None:
     assert report(replace(GOOD, correct=250)).passed
 
 
+def test_the_formats_own_bytes_do_not_fail_a_tiny_net() -> None:
+    tiny = replace(GOOD, size=5_726, reference_size=10_092)
+    assert report(tiny).passed
+    assert not report(replace(tiny, size=9_000)).passed
+
+
+def test_one_answer_out_of_few_is_no_verdict_but_two_are() -> None:
+    few = replace(GOOD, rows=90, agreement=0.989, reference_correct=80)
+    assert report(replace(few, correct=79)).passed
+    assert not report(replace(few, correct=78)).passed
+
+
 def test_an_estimate_informs_and_never_decides() -> None:
     slow = report(replace(GOOD, latency_ms=900.0), is_target_cpu=False)
     latency = slow.results[3]
