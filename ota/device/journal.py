@@ -12,11 +12,11 @@ that none is ever used twice: a server takes each number of a device once.
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from wildflower.ota import canonical
 from wildflower.ota.device.decision import Setback
@@ -47,7 +47,19 @@ CREATE TABLE IF NOT EXISTS setbacks (
 CREATE TABLE IF NOT EXISTS orders (target_group TEXT PRIMARY KEY, highest INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-DAMAGED: Final = ("malformed", "not a database", "disk image")
+PASSING: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""What says that a journal cannot be had now; every other error says that it is damaged."""
 KEPT: Final = 1000
 """Reports that are kept after they were sent, for `wildflower agent status`."""
 BUSY_S: Final = 10.0
@@ -104,8 +116,8 @@ class Journal:
         is_new, start = not path.exists(), 0 if is_first else int(now.timestamp())
         try:
             connection = _checked(path)
-        except sqlite3.DatabaseError as error:
-            if not any(word in str(error) for word in DAMAGED):
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: a message with noise
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING:
                 raise StorageError(f"the journal {path} cannot be opened: {error}") from error
             _set_aside(path, error)
             is_new, start, connection = True, int(now.timestamp()), _checked(path)
@@ -188,20 +200,7 @@ class Journal:
             " FROM reports WHERE sent < ? ORDER BY sequence",
             (1 if unsent else 2,),
         )
-        return [
-            Entry(
-                sequence=int(sequence),
-                key=key,
-                outcome=Outcome(outcome),
-                rollout=rollout,
-                release=release,
-                running=running,
-                reason=reason,
-                at=canonical.from_time(at),
-                sent=bool(sent),
-            )
-            for sequence, key, outcome, rollout, release, running, reason, at, sent in rows
-        ]
+        return [entry for row in rows if (entry := _entry(row)) is not None]
 
     def mark_sent(self, sequence: int) -> None:
         """Remember that the server has a report; forget what was sent long ago.
@@ -251,9 +250,11 @@ class Journal:
     def setbacks(self) -> Mapping[str, Setback]:
         """Return the releases that could not be installed, by digest."""
         rows = self._connection.execute("SELECT release, count, at FROM setbacks")
-        return {
-            release: Setback(int(count), canonical.from_time(at)) for release, count, at in rows
-        }
+        found = {}
+        for release, count, at in rows:
+            with suppress(ValueError, TypeError, FormatError):  # a flipped bit: tried again now
+                found[str(release)] = Setback(int(count), canonical.from_time(at))
+        return found
 
     def raise_order(self, target_group: str, order: int) -> None:
         """Remember the highest order committed in a target group; a lower one changes nothing.
@@ -290,12 +291,33 @@ class Journal:
 
     def _last_attempt(self) -> int:
         keys = self._connection.execute("SELECT key FROM reports WHERE key LIKE 'attempt/%'")
-        return max((int(key.partition("/")[2]) for (key,) in keys), default=0)
+        numbers = (str(key).partition("/")[2] for (key,) in keys)
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     def _write(self, statement: str, *values: str | int | bytes) -> int:
         """Run one statement durably; return how many rows it changed."""
         with _told(), self._connection:
             return self._connection.execute(statement, values).rowcount
+
+
+def _entry(row: tuple[Any, ...]) -> Entry | None:
+    """Return the report in a row; None, with a log line, if a flipped bit made it unreadable."""
+    sequence, key, outcome, rollout, release, running, reason, at, sent = row
+    try:
+        return Entry(
+            sequence=int(sequence),
+            key=str(key),
+            outcome=Outcome(outcome),
+            rollout=str(rollout),
+            release=str(release),
+            running=str(running),
+            reason=str(reason),
+            at=canonical.from_time(at),
+            sent=bool(sent),
+        )
+    except (ValueError, TypeError, FormatError) as error:
+        log.error("a report cannot be read and is left out: %s", error)
+        return None
 
 
 @contextmanager
@@ -312,17 +334,34 @@ def _told() -> Iterator[None]:
 def _checked(path: Path) -> sqlite3.Connection:
     """Connect, and read every page once: damage must show now, not in the middle of an update."""
     connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_S)
+    connection.text_factory = _text
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(SCHEMA)
         found = connection.execute("PRAGMA quick_check").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(f"malformed: {found}")
+        if found != "ok" or _tables(connection) != _expected_tables():
+            raise sqlite3.DatabaseError(f"found {found}, or other tables than expected")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _tables(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql <> '' ORDER BY name")
+    return [(str(name), str(sql)) for name, sql in rows]
+
+
+def _expected_tables() -> list[tuple[str, str]]:
+    """Return the tables as SQLite writes them down: a flipped bit in there must not pass."""
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(SCHEMA)
+        return _tables(fresh)
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")  # a flipped bit must not keep the agent from starting
 
 
 def _set_aside(path: Path, error: Exception) -> None:

@@ -380,9 +380,9 @@ def _woke(state: State, received: int) -> State:
     """
     if state.phase is Phase.IDLE:
         return state
-    wakes = 1 if received > state.received else state.wakes + 1
+    is_trial = state.phase is Phase.TRIAL  # which receives nothing: there, no start is progress
+    wakes = 1 if received > state.received and not is_trial else state.wakes + 1
     woken = replace(state, wakes=wakes, received=max(received, state.received))
-    is_trial = state.phase is Phase.TRIAL
     limit = MAX_TRIAL_WAKES if is_trial else MAX_WAKES
     if wakes <= limit or Failed not in TRANSITIONS[state.phase]:
         return woken
