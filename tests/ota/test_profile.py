@@ -12,7 +12,7 @@ from wildflower.ota import canonical
 from wildflower.ota.device.profile import CLASSES, KIND, SelfReport, classify
 from wildflower.ota.errors import FormatError, IncompatibleError
 
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=20)
+TEXTS = st.text(max_size=20)
 REPORTS = st.builds(
     SelfReport,
     machine=TEXTS,
