@@ -10,12 +10,12 @@ nothing.
 import base64
 import binascii
 import json
-import os
+import logging
 import re
 import shutil
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -37,12 +37,23 @@ from wildflower.client.errors import (
 from wildflower.client.identity import FOLDER, device_id_of, private_pem
 from wildflower.client.policy import Policy, save_policy
 from wildflower.client.self_report import measure_self
+from wildflower.client.settings_file import check
 from wildflower.ota import canonical
+from wildflower.ota.device.report import MAX_REASON
+from wildflower.ota.release.files import sync_directory, write_durably
+
+log = logging.getLogger(__name__)
 
 PREFIX: Final = "wf1."
 MAX_TOKEN: Final = 2048  # characters; real ones have about 350
 MAX_ANSWER: Final = 1_000_000  # bytes; a TUF root of a few keys has about 5 kB
 TIMEOUT_S: Final = 30.0
+DRAFT: Final[Mapping[str, Any]] = {
+    "endpoints": {"device": "https://unknown", "channel": "unknown:0"},
+    "ring": "unknown",
+    "device_class": "unknown",
+}
+"""Stands for the server's answer while what the owner wants is checked."""
 HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -116,6 +127,14 @@ class Enrolment:
     upload_s: float = 3600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered."""
+
+    status: int
+    body: bytes
+
+
 def enrol(text: str, wanted: Enrolment) -> AgentConfig:
     """Enrol this device and return its settings.
 
@@ -123,9 +142,12 @@ def enrol(text: str, wanted: Enrolment) -> AgentConfig:
         JoinTokenError: The token is damaged.
         UntrustedServerError: Who answers is not who the token speaks of; nothing was sent.
         EnrolmentError: The server refused, or cannot be reached.
-        AgentError: The directory already holds a device.
+        AgentError: The directory already holds a device, or cannot be written.
+        ConfigError: A setting that is wanted is not allowed.
     """
     token = parse_token(text)
+    check(_settings(DRAFT, "0" * 64, wanted))  # before the token is spent
+    check(wanted.policy)
     if (wanted.directory / CONFIG_FILE).exists():
         raise AgentError(
             f"{wanted.directory} already holds an enrolled device",
@@ -134,8 +156,18 @@ def enrol(text: str, wanted: Enrolment) -> AgentConfig:
     ca = fetch_ca(token)
     key = ec.generate_private_key(ec.SECP256R1())
     answer = _request(token, ca, key, wanted)
-    config = _settings(answer, key, wanted)
-    _write(config, key, ca, answer, token, wanted)
+    pins = {
+        "cert.pem": _checked_certificate(answer, ca, key),
+        "ca.pem": ca,
+        "root.json": _checked_root(answer, token),
+    }
+    config = _settings(answer, device_id_of(key), wanted)
+    try:
+        check(config)
+    except ConfigError as error:
+        raise EnrolmentError(f"the server's answer cannot be used: {error}") from error
+    _write(config, key, pins, wanted.policy)
+    log.info("enrolled", extra={"device": config.device_id[:12], "class": config.device_class})
     return config
 
 
@@ -149,7 +181,7 @@ def fetch_ca(token: JoinToken) -> bytes:
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE  # nothing is sent; what comes is checked below
-    pem = _exchange(lambda client: client.get(f"{token.url}/v1/ca"), unverified).content
+    pem = _exchange(unverified, "GET", f"{token.url}/v1/ca").body
     try:
         found = canonical.digest(
             x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
@@ -179,38 +211,54 @@ def _request(
     }
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=ca.decode())
-    response = _exchange(lambda client: client.post(f"{token.url}/v1/enrol", json=body), context)
+    return read_answer(_exchange(context, "POST", f"{token.url}/v1/enrol", body))
+
+
+def read_answer(answer: Answer) -> dict[str, Any]:
+    """Return the server's answer to the request to enrol.
+
+    Raises:
+        EnrolmentError: It refused, and says why; or it is not an answer.
+    """
     try:
-        answer = response.json()
-    except ValueError as error:
-        raise EnrolmentError(f"the server answered {response.status_code} without JSON") from error
-    if response.is_error:
-        told = answer.get("error", {}) if isinstance(answer, dict) else {}
-        message = str(told.get("message") or f"the server answered {response.status_code}")
-        raise EnrolmentError(message, hint=str(told.get("hint", "")))
-    if not isinstance(answer, dict):
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError) as error:
+        raise EnrolmentError(f"the server answered {answer.status} without JSON") from error
+    if answer.status != 200:
+        told = found.get("error") if isinstance(found, dict) else None
+        told = told if isinstance(told, dict) else {}
+        message = str(told.get("message") or f"the server answered {answer.status}")
+        raise EnrolmentError(message[:MAX_REASON], hint=str(told.get("hint", ""))[:MAX_REASON])
+    if not isinstance(found, dict):
         raise EnrolmentError("the server's answer is not an object")
-    return answer
+    return found
 
 
 def _exchange(
-    call: Callable[[httpx.Client], httpx.Response], context: ssl.SSLContext
-) -> httpx.Response:
+    context: ssl.SSLContext, method: str, url: str, body: dict[str, str] | None = None
+) -> Answer:
+    """Ask the server something; read no more of the answer than any honest one has."""
     try:
-        with httpx.Client(verify=context, timeout=TIMEOUT_S, trust_env=False) as client:
-            response = call(client)
-    except httpx.TransportError as error:
+        with (
+            httpx.Client(verify=context, timeout=TIMEOUT_S, trust_env=False) as client,
+            client.stream(method, url, json=body) as response,
+        ):
+            found = b""
+            for chunk in response.iter_bytes():
+                found += chunk
+                if len(found) > MAX_ANSWER:
+                    raise EnrolmentError(f"{url} answers with more than {MAX_ANSWER} bytes")
+            return Answer(response.status_code, found)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise UntrustedServerError(
                 f"the server's certificate is not signed by the CA of the join token: {error}",
                 hint="Somebody may be in between. Check the network, or ask for a new token.",
             ) from error
         raise EnrolmentError(
-            f"the server cannot be reached: {error}", hint="Is it up, and is the URL right?"
+            f"{url} cannot be reached: {type(error).__name__}: {error}",
+            hint="Is the server up, and does the token's URL lead to it from here?",
         ) from error
-    if len(response.content) > MAX_ANSWER:
-        raise EnrolmentError(f"the answer has {len(response.content)} bytes, more than is read")
-    return response
 
 
 def _csr(key: ec.EllipticCurvePrivateKey) -> str:
@@ -219,13 +267,11 @@ def _csr(key: ec.EllipticCurvePrivateKey) -> str:
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _settings(
-    answer: dict[str, Any], key: ec.EllipticCurvePrivateKey, wanted: Enrolment
-) -> AgentConfig:
+def _settings(answer: Mapping[str, Any], device_id: str, wanted: Enrolment) -> AgentConfig:
     try:
         return AgentConfig(
             name=wanted.name,
-            device_id=device_id_of(key),
+            device_id=device_id,
             endpoints_device=str(answer["endpoints"]["device"]),
             endpoints_channel=str(answer["endpoints"]["channel"]),
             sources=wanted.sources,
@@ -246,54 +292,48 @@ def _settings(
 def _write(
     config: AgentConfig,
     key: ec.EllipticCurvePrivateKey,
-    ca: bytes,
-    answer: dict[str, Any],
-    token: JoinToken,
-    wanted: Enrolment,
+    pins: Mapping[str, bytes],
+    policy: Policy,
 ) -> None:
     """Put the device's directory in place, whole or not at all."""
-    root = _checked_root(answer, token)
-    certificate = _checked_certificate(answer, ca, key)
-    target = wanted.directory
+    target = config.directory
     partial = target.with_name(f".{target.name}.enrolling")
-    shutil.rmtree(partial, ignore_errors=True)
-    folder = partial / FOLDER
-    folder.mkdir(parents=True)
-    files = {"key.pem": (private_pem(key), 0o600), "cert.pem": (certificate, 0o644)}
-    files |= {"ca.pem": (ca, 0o444), "root.json": (root, 0o444)}
+    mark = {"kind": "device", "format": 1, "enrolled_at": canonical.to_time(datetime.now(UTC))}
     try:
-        for name, (data, mode) in files.items():
-            _write_durably(folder / name, data, mode)
-        mark = {"kind": "device", "format": 1, "enrolled_at": canonical.to_time(datetime.now(UTC))}
-        (partial / ".wildflower").write_text(json.dumps(mark))
-        save_policy(wanted.policy, partial)
-        save_config(AgentConfig(**{**_fields(config), "directory": partial}))
-        _put_in_place(partial, target)
-    except (OSError, ConfigError):
         shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _fields(config: AgentConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in AgentConfig.__slots__}
+        write_durably(partial / FOLDER / "key.pem", private_pem(key), mode=0o600)
+        for name, data in pins.items():
+            write_durably(partial / FOLDER / name, data, mode=0o444)
+        write_durably(partial / ".wildflower", json.dumps(mark).encode())
+        save_policy(policy, partial)
+        save_config(replace(config, directory=partial))
+        _put_in_place(partial, target)
+    except OSError as error:
+        raise AgentError(
+            f"{target} cannot be written: {error}",
+            hint="Nothing was enrolled here. The token may be spent; ask for a new one.",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():  # made beforehand, perhaps with data in it: move in beside
-        for path in partial.iterdir():
-            path.rename(target / path.name)
-        partial.rmdir()
-    else:
+    """Move the directory to its place; into one that exists file by file, the settings last."""
+    if not target.exists():
         partial.rename(target)
-
-
-def _write_durably(path: Path, data: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        sync_directory(target.parent)
+        return
+    moved: list[Path] = []
+    try:
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+            if (target / path.name).exists():
+                raise FileExistsError(f"there is a {path.name} already")
+            moved.append(path.rename(target / path.name))
+    except OSError:
+        for path in moved:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+    sync_directory(target)
 
 
 def _checked_root(answer: dict[str, Any], token: JoinToken) -> bytes:

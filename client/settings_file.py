@@ -57,6 +57,17 @@ def read(kind: type[T], path: Path) -> T:
     return kind(**{key: _checked(path, known[key], value) for key, value in found.items()})
 
 
+def check(settings: Any) -> None:
+    """Check settings that were made in code as those in a file are.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    for field in dataclasses.fields(settings):
+        if field.metadata:
+            _checked(Path(type(settings).__name__), field, getattr(settings, field.name))
+
+
 def _checked(path: Path, field: Any, value: Any) -> Any:
     expected = type(field.default)
     if expected is tuple and isinstance(value, list):
@@ -86,7 +97,8 @@ def write(settings: Any, path: Path) -> None:
 
 def _toml(value: Any) -> str:
     """Return a value in TOML; for text, flags, numbers and lists of text JSON is the same."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    plain = list(value) if isinstance(value, tuple) else value
+    return json.dumps(plain, ensure_ascii=False)  # TOML knows no surrogate pairs
 
 
 def is_text(value: Any) -> bool:

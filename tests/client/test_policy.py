@@ -1,0 +1,45 @@
+"""policy.toml: safe where it is silent, and refused where it is mistyped."""
+
+from pathlib import Path
+
+import pytest
+
+from wildflower.client.errors import ConfigError
+from wildflower.client.policy import Policy, load_policy, save_policy
+
+
+def test_by_default_an_update_leaves_only_masked_and_people_need_not_sign(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text("")
+    assert load_policy(tmp_path) == Policy("required", ("auto",), 3)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    policy = Policy("allowed", ("auto", "approved"), 5)
+    save_policy(policy, tmp_path)
+    assert load_policy(tmp_path) == policy
+
+
+BAD = {
+    "value": ('secagg = "optional"', "secagg = 'optional' is not allowed", '"required" or'),
+    "role": ('release = ["software"]', "release = ('software',) is not allowed", '"approved"'),
+    "no role": ("release = []", "release = () is not allowed", '"auto"'),
+    "mistyped": ('sec_agg = "required"', "unknown key sec_agg", "Did you mean secagg?"),
+    "cohort": ("min_cohort = 0", "min_cohort = 0 is not allowed", "[1, 1000000]"),
+    "fraction": ("min_cohort = 2.5", "min_cohort = 2.5 is not allowed", "a number"),
+}
+
+
+@pytest.mark.parametrize(("text", "told", "hint"), BAD.values(), ids=BAD)
+def test_a_policy_that_is_not_understood_is_no_policy(
+    text: str, told: str, hint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.toml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_policy(tmp_path)
+    assert told in str(error.value)
+    assert hint in error.value.hint
+
+
+def test_a_missing_policy_is_an_error_and_not_a_permission(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no .*policy\.toml"):
+        load_policy(tmp_path)
