@@ -58,6 +58,7 @@ def run_demo(directory: Path, *, devices: int = 8, rounds: int = 3) -> DemoResul
         StepError: A step did not hold.
     """
     console = Console(stderr=True, highlight=False)
+    places.check(directory)
     with places.claimed(directory):
         return _run(directory.absolute(), devices, rounds, console)
 

@@ -32,19 +32,27 @@ def is_ours(directory: Path) -> bool:
     return bool(mark == MARK)
 
 
+def check(directory: Path) -> None:
+    """Check that the directory may be used: it is empty, missing, or one of ours.
+
+    Raises:
+        DirectoryError: It holds something and does not carry our marker.
+    """
+    if _content(directory) and not is_ours(directory):
+        raise DirectoryError(
+            f"{directory} is not empty and is no local fleet",
+            hint="Choose another --dir; only a directory with our marker is ever emptied.",
+        )
+
+
 def prepare(directory: Path) -> None:
     """Make the directory, or empty it if it is one of ours; the lock file stays.
 
     Raises:
         DirectoryError: It holds something and does not carry our marker.
     """
-    others = [p for p in directory.iterdir() if p.name != ".lock"] if directory.is_dir() else []
-    if others and not is_ours(directory):
-        raise DirectoryError(
-            f"{directory} is not empty and is no local fleet",
-            hint="Choose another --dir; only a directory with our marker is ever emptied.",
-        )
-    for path in others:
+    check(directory)
+    for path in _content(directory):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -53,6 +61,11 @@ def prepare(directory: Path) -> None:
     (directory / MARKER).write_text(json.dumps(MARK))
     for name in ("devices", "data", "logs"):
         (directory / name).mkdir()
+
+
+def _content(directory: Path) -> list[Path]:
+    found = directory.iterdir() if directory.is_dir() else ()
+    return [path for path in found if path.name != ".lock"]
 
 
 def remove(directory: Path) -> None:
