@@ -51,7 +51,7 @@ class Channel(Protocol):
     """How an agent reaches its server. Every method raises `ChannelError` when it cannot now."""
 
     def watch(self) -> Iterator[Hint]:
-        """Yield hints while the connection holds; end when it is closed."""
+        """Yield hints while the connection holds; end when it is closed, here or there."""
         ...
 
     def report(self, document: bytes, signature: bytes) -> int:

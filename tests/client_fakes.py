@@ -10,7 +10,7 @@ import json
 import queue
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,9 @@ from typing import Any, Self
 import grpc
 from tests.device_fakes import Bundle, document
 
+from wildflower.client.channel import CheckIn, Hint
 from wildflower.client.enrolment import Enrolment, enrol
+from wildflower.client.errors import ChannelError
 from wildflower.client.policy import Policy
 from wildflower.ota import canonical
 from wildflower.ota.device.report import DeviceReport
@@ -349,3 +351,67 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
             """Say nothing: http.server would print every request."""
 
     return Request
+
+
+class MemoryChannel:
+    """A `client.channel.Channel` without a network; what the server would store is a list.
+
+    Attributes:
+        is_down: Whether the server is away.
+        training: Id of the training it invites to.
+    """
+
+    def __init__(self) -> None:
+        self.is_down = False
+        self.training = ""
+        self.reports: list[DeviceReport] = []
+        self.signatures: list[bytes] = []
+        self.summaries: list[tuple[int, bytes]] = []
+        self.check_ins: list[bytes] = []
+        self.takes = 1000
+        self._closed = False
+        self._hints: queue.Queue[Hint | None] = queue.Queue()
+
+    def watch(self) -> Iterator[Hint]:
+        self._require()
+        while (hint := self._hints.get()) is not None:
+            yield hint
+        if not self._closed:
+            raise ChannelError("unavailable: the server went away")
+
+    def report(self, document: bytes, signature: bytes) -> int:
+        self._require()
+        found = DeviceReport.from_bytes(document)
+        if found.sequence not in [one.sequence for one in self.reports]:
+            self.reports.append(found)
+            self.signatures.append(signature)
+        return found.sequence
+
+    def upload(self, stream: bytes, summaries: Sequence[tuple[int, bytes]]) -> int:
+        self._require()
+        taken = [one for one in summaries if one[0] <= self.takes]
+        self.summaries += taken
+        return max((number for number, _ in taken), default=0)
+
+    def check_in(self, self_report: bytes) -> CheckIn:
+        self._require()
+        self.check_ins.append(self_report)
+        return CheckIn(self.training, 1)
+
+    def close(self) -> None:
+        self._closed = True
+        self._hints.put(None)
+
+    def hint(self, hint: Hint) -> None:
+        self._hints.put(hint)
+
+    def go_away(self) -> None:
+        self.is_down = True
+        self._hints.put(None)
+
+    def come_back(self) -> None:
+        self.is_down = False
+
+    def _require(self) -> None:
+        if self.is_down or self._closed:
+            raise ChannelError("unavailable")
