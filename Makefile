@@ -1,6 +1,6 @@
 PY ?= python3
 BIN := .venv/bin
-CORES := strategies/arrays.py,strategies/algorithms/*,strategies/fixed_point.py,strategies/guards.py,strategies/round.py,strategies/secagg/client.py,strategies/secagg/graph.py,strategies/secagg/masking.py,strategies/secagg/messages.py,strategies/secagg/server.py,strategies/secagg/shamir.py,ota/build/gates.py,ota/build/line.py,ota/device/machine.py,ota/device/profile.py,ota/observe/baseline.py,ota/observe/summary.py,ota/release/manifest.py,ota/rollout/*
+CORES := strategies/arrays.py,strategies/algorithms/*,strategies/fixed_point.py,strategies/guards.py,strategies/round.py,strategies/secagg/client.py,strategies/secagg/client_state.py,strategies/secagg/fields.py,strategies/secagg/graph.py,strategies/secagg/keys.py,strategies/secagg/masking.py,strategies/secagg/messages.py,strategies/secagg/server.py,strategies/secagg/shamir.py,ota/build/gates.py,ota/build/line.py,ota/device/decision.py,ota/device/machine.py,ota/device/profile.py,ota/observe/baseline.py,ota/observe/summary.py,ota/release/manifest.py,ota/rollout/*
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow coverage check fmt goldens bench docs clean

@@ -123,7 +123,8 @@ def find_app(reference: str, data: str) -> App:
 
 
 def _parameters(message: Message) -> Parameters:
-    return {name: array.numpy() for name, array in message.content.array_records[wire.ARRAYS].items()}
+    arrays = message.content.array_records[wire.ARRAYS]
+    return {name: array.numpy() for name, array in arrays.items()}
 
 
 def _seed(config: ConfigRecord, context: Context) -> int:

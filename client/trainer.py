@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import ctypes
 import logging
+import os
 import signal
 import sys
 import threading
@@ -230,6 +231,8 @@ def main() -> int:
     configure_logging(LogFormat(options.log_format), verbosity=1)
     signal.signal(signal.SIGTERM, _stop)
     die_with_parent()
+    # A device has other work, and a second thread on a contended core makes training slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         why = serve(options.dir)
     except (ClientError, StrategyError) as error:

@@ -228,10 +228,11 @@ def _write_operator(place: Path, settings: Settings) -> None:
 
 
 def _notes(directory: Path, profile: str) -> tuple[str, ...]:
-    offline = directory / "keys" / "offline"
+    keys = directory / "keys"
+    offline = keys / "offline"
     if profile == "demo":
         return (
-            f"Profile demo keeps the offline keys on this host ({offline}): whoever owns it can "
+            f"Profile demo keeps the offline keys on this host ({keys}): whoever owns it can "
             "sign any release for any device. Never use it for devices that matter.",
         )
     return (

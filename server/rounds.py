@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULTS: Final[Mapping[str, float]] = {
-    "quorum": 2,
+    "quorum": 3,
     "cohort": 0,
     "deadline_s": 600.0,
     "join_s": 120.0,

@@ -96,7 +96,7 @@ class Settings:
     superlink_port: int = _port(9092, "Flower SuperLink, loopback only")
     app: str = _text("learning", "", "a task: `module:object`, a .py file or an app's directory")
     proxy_data: str = _text("learning", "", "a path of an .npz file")
-    quorum: int = _key("learning", 2, "devices in [1, 1000000]", lambda value: 1 <= value <= 10**6)
+    quorum: int = _key("learning", 3, "devices in [1, 1000000]", lambda value: 1 <= value <= 10**6)
     round_deadline_s: float = _key(
         "learning", 600.0, "seconds in [1, 604800]", lambda value: 1 <= value <= 604_800
     )

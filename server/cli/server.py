@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wildflower.logs import LogFormat, configure_logging
+from wildflower.logs import show_decisions
 from wildflower.server.api.views import StatusView
 from wildflower.server.cli.remote import (
     DIRECTORY_VARIABLE,
@@ -101,7 +101,7 @@ def up(*, directory: Directory = Path("wildflower-server")) -> UpResult:
     from wildflower.server.daemon import run_server, stop_at_signals
     from wildflower.server.flower_link import superlink_environment
 
-    configure_logging(LogFormat.TEXT, verbosity=1)
+    show_decisions()
     os.environ.update(superlink_environment(directory.absolute()))
     started = datetime.now(UTC)
     stopping = threading.Event()
