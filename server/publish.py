@@ -1,256 +1,125 @@
-"""The publisher: the one who writes the TUF repository, with the online keys and no others.
+"""The publisher: the only writer of the TUF repository, with the online keys.
 
-It holds the keys of `snapshot`, `timestamp` and `rollout`. With them it can order devices to
-install, pause or go back, within what is signed; it cannot make a release. Models come from the
-release signer (`models/auto`) or from people with offline keys (`models/approved`), and whatever
-comes is verified as a device would before anything points at it.
+It holds snapshot, timestamp and rollout keys. It cannot make a release: those come signed, from
+the release signer or from offline keys, and the repository verifies everything as a client would
+before it writes a byte.
 """
 
-import logging
 import threading
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from wildflower.ota import canonical
-from wildflower.ota.errors import OtaError, RefusedError
+from wildflower.ota.errors import RefusedError
 from wildflower.ota.release import signing
-from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT, RoleKeys, key_files, load_keys
+from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT, RoleKeys, load_keys
 from wildflower.ota.release.manifest import Release, target_path
 from wildflower.ota.release.repository import Changes, Lifetimes, Repository
 from wildflower.ota.rollout.document import RolloutDocument, document_path
-from wildflower.server.errors import ConflictError, NotFoundError, SignerError
-from wildflower.server.signature_request import SignRequest
-from wildflower.server.signer import ask
+from wildflower.server.signer_wire import SignRequest, ask
 
-log = logging.getLogger(__name__)
-
-ONLINE: Final = (ROLLOUT, "snapshot", "timestamp")
-"""Roles whose keys lie on the server."""
+ONLINE: Final = ("snapshot", "timestamp", ROLLOUT)
 
 
 class Publisher:
-    """Writes `<directory>/tuf`. One per server; safe to use from several threads.
+    """Publishes releases and rollout documents. Safe to use from several threads.
 
     Args:
-        directory: The server's directory, with `keys`, `tuf` and `blobs`.
-        signer_socket: Where the release signer listens.
-        now: The time, UTC.
-        lifetimes: For how long what is signed here is good.
-
-    Raises:
-        SigningError: An online key is missing or others may read it.
+        directory: The server's directory, with `tuf` and `keys`.
+        signer: The release signer's socket.
+        now: The clock, UTC.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        signer_socket: Path,
-        now: Callable[[], datetime],
-        lifetimes: Lifetimes | None = None,
-    ) -> None:
-        files = key_files(directory / "keys", Path())
-        self._keys = {role: RoleKeys(load_keys(files[role])) for role in ONLINE}
+    def __init__(self, directory: Path, signer: Path, now: Callable[[], datetime]) -> None:
         self._repository = Repository(directory / "tuf")
-        self._blobs = directory / "blobs"
-        self._signer_socket = signer_socket
+        self._signer = signer
         self._now = now
-        self._lifetimes = lifetimes or Lifetimes()
-        self._lock = threading.Lock()
-
-    @property
-    def root(self) -> bytes:
-        """The TUF root that devices pin."""
-        return self._repository.root
+        self._turn = threading.RLock()
+        self._keys = {
+            role: RoleKeys(load_keys([directory / "keys" / f"{role}.pem"])) for role in ONLINE
+        }
 
     def current(self, role: str) -> bytes:
-        """Return a role's metadata as it is published now.
+        """Return a role's metadata as it is published.
 
         Raises:
-            NotFoundError: There is no such role.
+            SigningError: There is no such role.
         """
-        try:
+        with self._turn:
             return self._repository.current(role)
-        except OtaError as error:
-            raise NotFoundError(str(error), hint=error.hint) from error
-
-    def next_order(self, role: str, target_group: str) -> int:
-        """Return the lowest order that a release of the group can still be given.
-
-        It lies above the orders of both models roles: a group is one line, whoever signs.
-
-        Args:
-            role: "auto" or "approved"; unknown roles are an error, not an order.
-            target_group: The release's target group.
-
-        Raises:
-            NotFoundError: There is no such role.
-        """
-        self.current(f"models/{role}")
-        return max(
-            signing.next_order(self.current(name), target_group) for name in (AUTO, APPROVED)
-        )
 
     def release(self, manifest: Release, *, gate_report: bytes, round_record: bytes) -> str:
-        """Let the release signer sign a release, and publish it.
+        """Have a release signed by the release signer and publish it; return its target path.
 
-        Args:
-            manifest: The release.
-            gate_report: Canonical bytes of the gates' report on its artifact.
-            round_record: Canonical bytes of the record of the round that made its model.
-
-        Returns:
-            The target path of the manifest.
+        Repeating it with the same manifest changes nothing.
 
         Raises:
-            SignerError: The signer refused or does not answer.
-            RefusedError: What it signed does not verify.
+            SignerError: The signer refused, or does not answer.
+            RefusedError: A client would refuse what the signer returned.
         """
-        data = manifest.to_bytes()
         path = target_path("auto", manifest.target_group, manifest.order)
-        with self._lock:
-            metadata = ask(
-                self._signer_socket,
-                SignRequest(data, gate_report, round_record),
-                self.current(AUTO),
+        with self._turn:
+            if self._repository.has_target(path, manifest.digest):
+                return path
+            request = SignRequest(
+                manifest=manifest.to_bytes().decode(),
+                gate_report=gate_report.decode(),
+                round_record=round_record.decode(),
+                metadata=self.current(AUTO).decode(),
             )
-            found = signing.read_targets(metadata).signed.targets.get(path)
-            if found is None or found.hashes.get("sha256") != manifest.digest:
-                raise SignerError(f"the signer answered with metadata that lacks {path}")
-            self._publish(Changes({AUTO: metadata}, {path: data}))
-        log.info("published a release", extra={"path": path, "release": manifest.digest})
+            self._add(AUTO, ask(self._signer, request), path, manifest)
         return path
 
-    def approved(self, metadata: bytes, manifests: Mapping[str, bytes] | None = None) -> list[str]:
-        """Publish `models/approved` as people have signed it.
-
-        Args:
-            metadata: The role's new metadata, with all its signatures.
-            manifests: Contents of its new targets, by path; what is missing here is looked up by
-                digest among the server's blobs.
-
-        Returns:
-            The target paths that are new.
+    def approved(self, metadata: bytes, manifest: Release) -> str:
+        """Publish a release that offline keys signed; return its target path.
 
         Raises:
-            RefusedError: Signatures are missing or wrong, a manifest is missing, or its path is
-                not its own.
-            ConflictError: It was made from metadata that is no longer the current one.
-            FormatError: It cannot be parsed.
+            FormatError: The metadata cannot be parsed.
+            RefusedError: It is not signed as the delegation demands, or does not name the release.
         """
-        with self._lock:
+        path = target_path("approved", manifest.target_group, manifest.order)
+        with self._turn:
             signing.check_delegated(self.current("targets"), APPROVED, metadata)
-            self._check_successor(metadata)
-            known = signing.read_targets(self.current(APPROVED)).signed.targets
-            new = {
-                path: self._manifest(path, target.hashes.get("sha256", ""), manifests or {})
-                for path, target in signing.read_targets(metadata).signed.targets.items()
-                if path not in known
-            }
-            self._publish(Changes({APPROVED: metadata}, new))
-        log.info("published approved releases", extra={"paths": ",".join(new)})
-        return list(new)
+            self._add(APPROVED, metadata, path, manifest)
+        return path
 
-    def rollout(self, *documents: RolloutDocument) -> None:
-        """Publish rollout documents, together.
+    def rollout(self, document: RolloutDocument) -> None:
+        """Sign a document with the online key and publish it.
 
         Raises:
-            RefusedError: A document orders a release that nobody has signed for its target group.
+            RefusedError: A client would refuse it.
         """
-        with self._lock:
-            metadata = self.current(ROLLOUT)
-            targets = {document_path(one.target_group): one.to_bytes() for one in documents}
-            for document in documents:
-                self._check_release(document)
-            for path, data in targets.items():
-                metadata = signing.put_target(
-                    metadata,
-                    path,
-                    data,
-                    self._keys[ROLLOUT].signers,
-                    expires=self._now() + self._lifetimes.rollout,
-                )
-            self._publish(Changes({ROLLOUT: metadata}, targets))
-        for document in documents:
-            log.info(
-                "published a rollout document",
-                extra={
-                    "rollout": document.rollout,
-                    "target_group": document.target_group,
-                    "order": document.order.value,
-                    "permille": document.permille,
-                },
+        path, data = document_path(document.target_group), document.to_bytes()
+        with self._turn:
+            metadata = signing.put_target(
+                self.current(ROLLOUT),
+                path,
+                data,
+                self._keys[ROLLOUT].signers,
+                expires=self._now() + Lifetimes().rollout,
             )
+            self._publish(Changes({ROLLOUT: metadata}, {path: data}))
 
     def refresh(self) -> None:
-        """Sign a new timestamp; renew snapshot and rollout where half of their life is over.
+        """Renew what would otherwise expire: rollout metadata, snapshot and timestamp.
 
         Raises:
-            RefusedError: A client would refuse it, because an offline role has expired.
+            RefusedError: A client would refuse it, because something offline has expired.
         """
-        with self._lock:
-            if self._is_old(ROLLOUT, self._lifetimes.rollout / 2):
-                renewed = signing.renew(
-                    self.current(ROLLOUT),
-                    self._keys[ROLLOUT].signers,
-                    expires=self._now() + self._lifetimes.rollout,
-                )
-                self._publish(Changes({ROLLOUT: renewed}))
-            elif self._is_old("snapshot", self._lifetimes.snapshot / 2):
-                self._publish(Changes())
-            else:
-                self._repository.renew_timestamp(
-                    self._keys["timestamp"], self._now(), self._lifetimes
-                )
+        with self._turn:
+            renewed = signing.renew(
+                self.current(ROLLOUT),
+                self._keys[ROLLOUT].signers,
+                expires=self._now() + Lifetimes().rollout,
+            )
+            self._publish(Changes({ROLLOUT: renewed}))
+
+    def _add(self, role: str, metadata: bytes, path: str, manifest: Release) -> None:
+        named = signing.read_targets(metadata).signed.targets.get(path)
+        if named is None or named.hashes.get("sha256") != manifest.digest:
+            raise RefusedError(f"the metadata of {role} does not name {path} as {manifest.digest}")
+        self._publish(Changes({role: metadata}, {path: manifest.to_bytes()}))
 
     def _publish(self, changes: Changes) -> None:
-        self._repository.publish(changes, self._keys, self._now(), self._lifetimes)
-
-    def _is_old(self, role: str, rest: timedelta) -> bool:
-        return signing.expiry(self.current(role)) - self._now() < rest
-
-    def _check_successor(self, metadata: bytes) -> None:
-        """Refuse what would lose a release that was published after the signers took their copy."""
-        current = signing.read_targets(self.current(APPROVED)).signed
-        offered = signing.read_targets(metadata).signed
-        if offered.version <= current.version or any(
-            offered.targets.get(path) != target for path, target in current.targets.items()
-        ):
-            raise ConflictError(
-                f"{APPROVED} version {offered.version} does not continue version {current.version}",
-                hint="Fetch the current metadata and sign the release again.",
-            )
-
-    def _manifest(self, path: str, digest: str, manifests: Mapping[str, bytes]) -> bytes:
-        data = manifests.get(path)
-        if data is None:
-            try:
-                data = (self._blobs / digest[:2] / digest).read_bytes()
-            except OSError as error:
-                raise RefusedError(
-                    f"{path}: its manifest {digest} is not here",
-                    hint="Send the manifest along with the metadata.",
-                ) from error
-        if canonical.digest(data) != digest:
-            raise RefusedError(f"{path}: found manifest {canonical.digest(data)}, signed {digest}")
-        release = Release.from_bytes(data)
-        own = target_path("approved", release.target_group, release.order)
-        if own != path:
-            raise RefusedError(f"{path}: found the release of {own}")
-        return data
-
-    def _check_release(self, document: RolloutDocument) -> None:
-        """Devices would refuse it anyway; refusing it here tells the operator at once."""
-        role = next((r for r in (AUTO, APPROVED) if document.release_path.startswith(f"{r}/")), "")
-        if not role:
-            raise RefusedError(f"{document.release_path}: no such models role")
-        signed = signing.read_targets(self.current(role)).signed.targets.get(document.release_path)
-        if signed is None or signed.hashes.get("sha256") != document.release:
-            raise RefusedError(
-                f"{document.release_path}: nobody has signed release {document.release} there"
-            )
-        if document.release_path.split("/")[2] != document.target_group:
-            raise RefusedError(
-                f"{document.release_path}: not a release for {document.target_group}"
-            )
+        self._repository.publish(changes, self._keys, self._now())

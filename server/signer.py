@@ -1,28 +1,22 @@
-"""The release signer: a process of its own that holds the key of `models/auto` and little else.
+"""The release signer: a process that signs models for `models/auto`, and nothing else.
 
-    python -m wildflower.server.signer --dir D      D/key.pem (0600), D/signer.sock (0600)
+    python -m wildflower.server.signer --dir SERVER/signer
 
-It reads one request per connection from a unix socket, checks it (`server.signature_request`) and
-signs exactly that addition. It opens no network socket, imports no store, and remembers what it
-signed last (`D/last.json`): a server that presents older metadata, to make the key sign one order
-twice, gets the addition on top of what was signed, and a server that crashed before it could
-publish gets the same bytes again.
-
-Every frame is a length (4 bytes, big-endian) and that many bytes. A request is a `SignRequest` and
-the current metadata; the answer is "" and the new metadata, or the reason for the refusal and "".
+It has its own key, which the server cannot read where the host allows that, and its own opinion:
+it re-checks that the gates passed on this very artifact, and that the round it comes from made this
+very model, before it adds the one manifest to the role's metadata. It imports no store and keeps
+no state; what it may not sign, it refuses by name.
 """
 
 import argparse
 import contextlib
 import fcntl
+import json
 import logging
-import os
-import selectors
 import signal
 import socket
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -30,262 +24,151 @@ from typing import Final
 from securesystemslib.signer import Signer
 
 from wildflower.logs import LogFormat, configure_logging
-from wildflower.ota import canonical
+from wildflower.ota.build.gates import GateReport
 from wildflower.ota.errors import OtaError
 from wildflower.ota.release import signing
-from wildflower.ota.release.files import write_durably
 from wildflower.ota.release.keys import load_key
-from wildflower.server.errors import ServerError, SignerError, StartError
-from wildflower.server.signature_request import Rule, SignRequest, examined, parsed
+from wildflower.ota.release.manifest import Release, target_path
+from wildflower.ota.release.provenance import RoundRecord
+from wildflower.server.errors import SignerError, StartError
+from wildflower.server.signer_wire import SignRequest, receive, send
 
 log = logging.getLogger(__name__)
 
-KEY_FILE: Final = "key.pem"
-SOCKET_FILE: Final = "signer.sock"
+SOCKET: Final = "signer.sock"
+KEY: Final = "key.pem"
 LIFETIME: Final = timedelta(days=365)
-PATIENCE_S: Final = 10.0
-"""Seconds that either side waits for the other's bytes; signing takes milliseconds."""
-MAX_REASON: Final = 10_000  # bytes
-LONGEST_SOCKET_PATH: Final = 100  # bytes; the kernel takes 107, with what we append
-
-Clock = Callable[[], datetime]
+PATIENCE_S: Final = 10.0  # for one request, from the first byte to the last
 
 
-class ReleaseSigner:
-    """Checks requests and signs with one key.
-
-    Args:
-        directory: Holds the key and what was signed last.
-        now: The time.
+def approve(request: SignRequest) -> Release:
+    """Return the release that a request may have signed.
 
     Raises:
-        SigningError: The key is missing or others may read it.
+        SignerError: It may not; says what was found and what was expected.
+        FormatError: A part of the request is not the document it should be.
     """
-
-    def __init__(self, directory: Path, now: Clock) -> None:
-        self._key: Signer = load_key(directory / KEY_FILE)
-        self._last = directory / "last.json"
-        self._now = now
-
-    def sign(self, request: SignRequest, metadata: bytes) -> bytes:
-        """Return `models/auto` with the request's release added.
-
-        Args:
-            request: The release and the evidence for it.
-            metadata: The role's metadata as it is published now.
-
-        Raises:
-            SignerError: A rule is broken; the message begins with its name.
-            OSError: What was signed cannot be remembered; it is not handed out either.
-        """
-        newest = self._newest(metadata)
-        asked = parsed(request)
-        known = signing.read_targets(newest).signed.targets.get(asked.path)
-        if known is not None and known.hashes["sha256"] == asked.release.digest:
-            return newest
-        order = signing.next_order(newest, asked.release.target_group) - 1
-        evidence = examined(request, order)
-        signed = signing.add_release(
-            newest, evidence.path, request.manifest, [self._key], expires=self._now() + LIFETIME
-        )
-        write_durably(self._last, signed, mode=0o600)
-        log.info(
-            "signed a release",
-            extra={
-                "release": evidence.release.digest,
-                "path": evidence.path,
-                "artifact": evidence.release.artifact.digest,
-                "gate_report": evidence.gate_report.digest,
-                "training": evidence.round_record.training,
-                "round": evidence.round_record.number,
-            },
-        )
-        return signed
-
-    def _newest(self, metadata: bytes) -> bytes:
-        """Return the newer of what was sent and what is remembered, if the key has signed it."""
-        try:
-            sent = signing.check_signed_by(metadata, self._key.public_key).signed.version
-        except OtaError as error:
-            raise Rule.METADATA.refusal(str(error)) from error
-        if not self._last.exists():
-            return metadata
-        remembered = self._last.read_bytes()
-        return remembered if signing.read_targets(remembered).signed.version >= sent else metadata
+    release = Release.from_bytes(request.manifest.encode())
+    report = GateReport.from_bytes(request.gate_report.encode())
+    record = RoundRecord.from_bytes(request.round_record.encode())
+    lineage, artifact = release.lineage, release.artifact.digest
+    claims = (
+        ("gate report", lineage.gate_report, report.digest),
+        ("artifact of the gate report", artifact, report.artifact),
+        ("model of the gate report", lineage.model, report.model),
+        ("device class of the gate report", release.requires.device_class, report.device_class),
+        ("model of the round", lineage.model, record.model),
+        ("training of the round", lineage.training, record.training),
+        ("number of the round", str(lineage.round_number), str(record.number)),
+    )
+    for what, expected, found in claims:
+        if expected != found:
+            raise SignerError(f"{what}: the manifest says {expected[:12]}, found {found[:12]}")
+    if not report.passed:
+        raise SignerError(f"the gates did not pass: {'; '.join(report.failures)}")
+    return release
 
 
-def ask(path: Path, request: SignRequest, metadata: bytes) -> bytes:
-    """Ask the signer that listens at `path`.
-
-    Args:
-        path: Its socket.
-        request: The release and the evidence for it.
-        metadata: `models/auto` as it is published now.
-
-    Returns:
-        The new metadata of `models/auto`.
+def sign(request: SignRequest, signer: Signer, now: datetime) -> bytes:
+    """Return `models/auto` metadata with the request's release in it.
 
     Raises:
-        SignerError: It refused, or could not be reached.
+        SignerError: The release may not be signed.
+        OtaError: A document cannot be read, or the current metadata is not the signer's own.
     """
+    release = approve(request)
+    current = request.metadata.encode()
+    signing.check_signed_by(current, signer.public_key)
+    path = target_path("auto", release.target_group, release.order)
+    return signing.add_release(current, path, release.to_bytes(), [signer], expires=now + LIFETIME)
+
+
+def answer(data: bytes, signer: Signer, now: datetime) -> bytes:
+    """Return the answer to one request, as it is sent."""
     try:
-        with (
-            socket.socket(socket.AF_UNIX) as connection,
-            _reachable(path) as address,
-        ):
-            connection.settimeout(PATIENCE_S)
-            connection.connect(address)
-            _send(connection, request.to_bytes())
-            _send(connection, metadata)
-            reason = _receive(connection, MAX_REASON)
-            signed = _receive(connection, signing.MAX_METADATA)
-    except OSError as error:
-        raise SignerError(
-            f"the release signer at {path} does not answer: {error}",
-            hint="`wildflower server status` says whether it runs.",
-        ) from error
-    if reason:
-        raise SignerError(reason.decode(errors="replace"))
-    return signed
-
-
-def serve(directory: Path, now: Clock, stop: socket.socket) -> None:
-    """Answer requests until `stop` becomes readable.
-
-    The socket appears when requests are answered, and is gone afterwards.
-
-    Raises:
-        StartError: Another signer runs in this directory.
-        SigningError: The key cannot be used.
-        OSError: The socket cannot be made.
-    """
-    signer = ReleaseSigner(directory, now)
-    with _only_one(directory), _listening(directory) as listener, selectors.DefaultSelector() as on:
-        on.register(listener, selectors.EVENT_READ)
-        on.register(stop, selectors.EVENT_READ)
-        while all(key.fileobj is not stop for key, _ in on.select()):
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(PATIENCE_S)
-                _answer(connection, signer)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the signer until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="python -m wildflower.server.signer")
-    parser.add_argument("--dir", type=Path, required=True, help="directory of key.pem")
-    parser.add_argument("--log-format", type=LogFormat, default=LogFormat.TEXT)
-    given = parser.parse_args(arguments)
-    configure_logging(given.log_format, verbosity=1)
-    with contextlib.closing(_stop_signal()) as stop:
-        try:
-            serve(given.dir, lambda: datetime.now(UTC), stop)
-        except (ServerError, OtaError, OSError) as error:
-            log.error("the release signer does not run: %s", error)
-            return 1
-    return 0
-
-
-def _answer(connection: socket.socket, signer: ReleaseSigner) -> None:
-    """Answer one request; a peer that goes away or sends garbage costs this connection only."""
-    try:
-        request = _receive(connection, canonical.MAX_DOCUMENT)
-        metadata = _receive(connection, signing.MAX_METADATA)
-        reason, signed = b"", signer.sign(SignRequest.from_bytes(request), metadata)
+        request = SignRequest.from_json(data)
+        metadata = sign(request, signer, now)
     except (SignerError, OtaError) as error:
         log.warning("refused to sign: %s", error)
-        reason, signed = str(error).encode()[:MAX_REASON], b""
-    except OSError as error:
-        log.warning("a request was lost: %s", error)
-        return
-    with contextlib.suppress(OSError):  # who went away asks again and gets the same bytes
-        _send(connection, reason)
-        _send(connection, signed)
+        return json.dumps({"error": str(error), "hint": error.hint}).encode()
+    release = Release.from_bytes(request.manifest.encode())
+    log.info(
+        "release signed",
+        extra={
+            "release": release.digest,
+            "group": release.target_group,
+            "order": release.order,
+            "key": signer.public_key.keyid,
+        },
+    )
+    return json.dumps({"metadata": metadata.decode()}).encode()
 
 
-def _send(connection: socket.socket, data: bytes) -> None:
-    connection.sendall(len(data).to_bytes(4, "big") + data)
-
-
-def _receive(connection: socket.socket, limit: int) -> bytes:
-    """Read one frame.
+def serve(directory: Path, stopping: threading.Event) -> None:
+    """Answer requests, one at a time, until told to stop.
 
     Raises:
-        SignerError: Longer than `limit`.
-        OSError: The peer went away.
+        StartError: A signer already runs in the directory.
+        SigningError: The key cannot be loaded.
     """
-    length = int.from_bytes(_exactly(connection, 4), "big")
-    if length > limit:
-        raise Rule.REQUEST.refusal(f"{length} bytes, at most {limit} are read")
-    return _exactly(connection, length)
+    signer = load_key(directory / KEY)
+    with _alone(directory), _listening(directory / SOCKET) as listener:
+        log.info("release signer ready", extra={"key": signer.public_key.keyid})
+        while not stopping.is_set():
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                _serve_one(connection, signer)
 
 
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        chunk = connection.recv(min(count - len(data), 1 << 16))
-        if not chunk:
-            raise ConnectionResetError(f"the peer went away after {len(data)} of {count} bytes")
-        data += chunk
-    return bytes(data)
-
-
-@contextmanager
-def _reachable(path: Path) -> Iterator[str]:
-    """Yield an address for a socket, however deep its directory: the kernel takes 107 bytes."""
-    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
-        yield str(path)
-        return
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+def _serve_one(connection: socket.socket, signer: Signer) -> None:
+    connection.settimeout(PATIENCE_S)
     try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
+        if request := receive(connection):
+            send(connection, answer(request, signer, datetime.now(UTC)))
+    except (OSError, OtaError) as error:
+        log.warning("request dropped: %s", error)
 
 
-@contextmanager
-def _listening(directory: Path) -> Iterator[socket.socket]:
-    """Listen on a socket that only the owner may use; it takes its name when it is ready."""
-    path = directory / SOCKET_FILE
-    beside = directory / f".{SOCKET_FILE}"
-    beside.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as listener:
-        before = os.umask(0o177)
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    with (directory / ".lock").open("a") as lock:
         try:
-            with _reachable(beside) as address:
-                listener.bind(address)
-        finally:
-            os.umask(before)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartError(
+                f"a release signer already runs in {directory}", hint="One is enough."
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
         listener.listen()
-        beside.replace(path)
-        log.info("the release signer listens", extra={"socket": str(path)})
+        listener.settimeout(0.5)  # between two looks at whether to stop
         try:
             yield listener
         finally:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    with (directory / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StartError(
-                f"another release signer runs in {directory}", hint="One key, one signer."
-            ) from error
-        yield
-
-
-def _stop_signal() -> socket.socket:
-    """Return a socket that becomes readable at SIGTERM or SIGINT."""
-    stop, wakes = socket.socketpair()
-    wakes.setblocking(False)
-    signal.set_wakeup_fd(wakes.detach())
+def main() -> None:
+    """Run the signer until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description="Run the release signer.")
+    parser.add_argument("--dir", type=Path, required=True, help="where its key and socket are")
+    options = parser.parse_args()
+    configure_logging(LogFormat.TEXT, verbosity=1)
+    stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    return stop
+        signal.signal(number, lambda *_: stopping.set())
+    serve(options.dir, stopping)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
