@@ -117,7 +117,7 @@ class Fetcher:
             return Failed(Outcome.REFUSED, str(error))
         except StorageError as error:
             if isinstance(effect, Qualify | Fetch | Verify | Stage | Confirm | Commit):
-                return Failed(Outcome.FAILED, " ".join((str(error), error.hint)).strip())
+                return Failed(Outcome.FAILED, ". ".join(filter(None, (str(error), error.hint))))
             raise
 
     def _run(self, effect: Effect) -> Event:

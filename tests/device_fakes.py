@@ -50,14 +50,26 @@ class Bundle:
 
 
 def bundle(
-    order: int = 1, *, scale: float = 1.0, golden: bytes | None = None, **changes: Any
+    order: int = 1,
+    *,
+    scale: float = 1.0,
+    golden: bytes | None = None,
+    padding: int = 0,
+    **changes: Any,
 ) -> Bundle:
-    """Return a release of a model of its own; `changes` replace fields of the manifest."""
+    """Return a release of a model of its own; `changes` replace fields of the manifest.
+
+    Args:
+        order: Its order.
+        scale: What its model multiplies with.
+        golden: Its golden rows, if not those of the model.
+        padding: Bytes to add to a file that no trial reads, to make it long.
+    """
     model = scaling_model(scale)
     contents = {
         "model": ("model.onnx", model),
         "golden": ("golden.npz", golden if golden is not None else golden_of(model)),
-        "baseline": ("baseline.json", reference().to_bytes()),
+        "baseline": ("baseline.json", reference().to_bytes() + bytes(padding)),
     }
     entries = tuple(
         FileEntry(role, name, hashlib.sha256(data).hexdigest(), len(data))

@@ -1,0 +1,102 @@
+"""A device's updates with everything real but the clock, the waits and the agent's loop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tests.client_fakes import FakeServer, today
+
+from wildflower.client.config import load_config
+from wildflower.client.identity import Identity
+from wildflower.client.policy import Policy
+from wildflower.client.updates import Updates
+from wildflower.ota.device.journal import Entry, Journal
+from wildflower.ota.device.slots import Slots
+from wildflower.ota.release.fetch import ReleaseClient
+
+
+@dataclass
+class Kit:
+    """One enrolled device, switched on and off at will.
+
+    Attributes:
+        directory: Where it lives.
+        late: How much later its clock is than the real one.
+        stopped: Whether it is told to end.
+        changes: What to change in its settings.
+        policy: What its owner allows.
+    """
+
+    directory: Path
+    late: timedelta = timedelta()
+    stopped: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+    policy: Policy = field(default_factory=lambda: Policy(release=("auto", "approved")))
+
+    def now(self) -> datetime:
+        return today() + self.late
+
+    @contextmanager
+    def on(self, *, cleanly: bool = True) -> Iterator[Updates]:
+        """Switch it on; it begins, and ends in good order or not."""
+        with self.wired() as updates:
+            updates.begin()
+            yield updates
+            if cleanly:
+                updates.end()
+
+    @contextmanager
+    def wired(self) -> Iterator[Updates]:
+        """Put everything together and take it apart again; nothing begins."""
+        config = replace(load_config(self.directory), **self.changes)
+        identity, slots = Identity.load(self.directory), Slots(self.directory / "slots")
+        journal = Journal.open(
+            self.directory / "journal.db", now=self.now(), is_first=not slots.running()
+        )
+        releases = ReleaseClient(
+            self.directory / "tuf",
+            identity.root,
+            config.all_sources,
+            lambda: httpx.Client(verify=identity.ssl_context(), timeout=10.0, trust_env=False),
+            self.now,
+            wait=lambda _: None,
+        )
+        try:
+            yield Updates(
+                config=config,
+                policy=self.policy,
+                journal=journal,
+                slots=slots,
+                releases=releases,
+                now=self.now,
+                should_stop=lambda: self.stopped,
+            )
+        finally:
+            journal.close()
+
+    def look(self) -> list[Entry]:
+        """Switch it on for one look; return the reports it has queued so far."""
+        with self.on() as updates:
+            updates.look()
+            return updates.journal.reports()
+
+    @property
+    def running(self) -> str:
+        return Slots(self.directory / "slots").running()
+
+    def told(self) -> list[tuple[str, str]]:
+        """Return what it has reported: outcomes and reasons."""
+        journal = Journal.peek(self.directory / "journal.db")
+        try:
+            return [(entry.outcome.value, entry.reason) for entry in journal.reports()]
+        finally:
+            journal.close()
+
+
+def blobs_asked(server: FakeServer) -> int:
+    """Return how often a file of a release was asked for."""
+    return sum(path.startswith("/blobs/") for path in server.asked)
