@@ -39,7 +39,6 @@ from wildflower.ota.release.files import sync_directory
 from wildflower.ota.release.manifest import FileEntry
 
 SYNC_EVERY: Final = 1 << 20  # bytes
-CHUNK: Final = 1 << 16  # bytes; a stop takes effect within one
 TRIES: Final = 6
 """Tries per source that bring nothing new, before the next source has its turn."""
 WRONG_TRIES: Final = 2
@@ -145,9 +144,8 @@ class Download:
             FetchError: No source could be had; StoppedError if `should_stop` said so.
             StorageError: The disk is full or cannot be written; the part is kept.
         """
-        if _sha256(self.destination) == self.entry.digest:
+        if self._is_there():
             return
-        self._make_room()
         failures: list[str] = []
         refused = False
         for source in sources:
@@ -166,9 +164,11 @@ class Download:
         kind = RefusedError if refused else FetchError
         raise kind(f"{self.entry.name}: no source had it: " + "; ".join(failures))
 
-    def _make_room(self) -> None:
-        """Fail before the first byte rather than after the last one that fits."""
+    def _is_there(self) -> bool:
+        """Whether the file is there; if not, fail before the first byte that would not fit."""
         try:
+            if _sha256(self.destination) == self.entry.digest:
+                return True
             self.destination.parent.mkdir(parents=True, exist_ok=True)
             if self.received > self.entry.length:
                 self.part.unlink()
@@ -177,6 +177,7 @@ class Download:
             raise self._storage_error(error) from error
         if free < self.entry.length - self.received:
             raise self._storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return False
 
     def _from_source(self, source: str) -> None:
         """Try one source until it served the file, was refused, or brought nothing for too long."""
@@ -237,7 +238,8 @@ class Download:
             case status:
                 raise FetchError(f"{response.request.url}: HTTP {status}")
         with self.part.open("ab") as file:
-            file.truncate(have)
+            if self.received != have:
+                file.truncate(have)
             self._write(response, file, have)
 
     def _check_length(self, response: httpx.Response) -> None:
@@ -259,7 +261,7 @@ class Download:
     def _write(self, response: httpx.Response, file: IO[bytes], have: int) -> None:
         synced, start, began = have, have, self.surroundings.clock()
         try:
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():  # no size: httpx would drop what a cut leaves over
                 if have + len(chunk) > self.entry.length:
                     self.part.unlink()
                     raise _WrongError(
@@ -273,8 +275,10 @@ class Download:
                 self.on_bytes(have)
                 self._check_stop()
                 self._check_rate(have - start, self.surroundings.clock() - began)
-        finally:
-            _sync(file)
+        except (httpx.HTTPError, FetchError):
+            _sync(file)  # what has come is kept; after an error of the disk nothing is synced
+            raise
+        _sync(file)
 
     def _check_rate(self, count: int, seconds: float) -> None:
         """Leave a source that drips: it would hold the device for ever without a time-out."""
@@ -285,14 +289,14 @@ class Download:
 
     def _finish(self) -> None:
         """Give the file its name if it is what was signed; else drop it."""
-        found = _sha256(self.part)
-        if found != self.entry.digest:
-            self.part.unlink(missing_ok=True)
-            raise _WrongError(
-                f"served {self.entry.name}: wrong digest: found SHA-256 {found}, "
-                f"expected {self.entry.digest}"
-            )
         try:
+            found = _sha256(self.part)
+            if found != self.entry.digest:
+                self.part.unlink(missing_ok=True)
+                raise _WrongError(
+                    f"served {self.entry.name}: wrong digest: found SHA-256 {found}, "
+                    f"expected {self.entry.digest}"
+                )
             self.part.replace(self.destination)
             sync_directory(self.destination.parent)
         except OSError as error:
@@ -316,8 +320,8 @@ class Download:
         return max(0.0, (moment - self.surroundings.now()).total_seconds())
 
     def _storage_error(self, error: OSError) -> StorageError:
-        missing = self.entry.length - self.received
         if error.errno in FULL:
+            missing = self.entry.length - self.received
             return StorageError(
                 f"disk full at {self.destination.parent}: {self.entry.name} needs {missing} bytes "
                 f"more, {self.received} of {self.entry.length} are kept",
