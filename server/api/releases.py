@@ -95,7 +95,8 @@ async def post_blob(desk: DeskHere, request: Request) -> BlobView:
     return BlobView(digest, len(data))
 
 
-@router.api_route("/blobs/{digest}", methods=["GET", "HEAD"])
+@router.get("/blobs/{digest}")
+@router.head("/blobs/{digest}")
 def get_blob(desk: DeskHere, digest: str) -> FileResponse:
     """Return a stored file."""
     return FileResponse(desk.files.path(digest), media_type="application/octet-stream")
