@@ -14,24 +14,19 @@ then listeners, then children, then the database.
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
-import json
 import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
-
-import httpx
+from typing import Final
 
 from wildflower import __version__
 from wildflower.logs import LogFormat, configure_logging
@@ -44,12 +39,22 @@ from wildflower.server.blobs import BlobStore
 from wildflower.server.building import Build, run_worker
 from wildflower.server.ca import Authority
 from wildflower.server.channel import ChannelServer
+from wildflower.server.children import children
 from wildflower.server.cohort import Gathering
-from wildflower.server.errors import ServerError, StartError
+from wildflower.server.errors import ServerError
 from wildflower.server.events import ObservedStore
-from wildflower.server.flower_link import FlowerLink, superlink_command, superlink_environment
+from wildflower.server.flower_link import FlowerLink, superlink_environment
+from wildflower.server.home import (
+    claimed,
+    listeners,
+    operator_token,
+    place_of,
+    read_file,
+    require_free_ports,
+    status_file,
+)
 from wildflower.server.line import LineRunner
-from wildflower.server.listener import Listener, Place, TlsFiles, bind
+from wildflower.server.listener import Listener, TlsFiles
 from wildflower.server.presence import Presence
 from wildflower.server.publish import Publisher
 from wildflower.server.reception import Reception
@@ -60,16 +65,13 @@ from wildflower.server.rounds import Learning, RoundRunner
 from wildflower.server.settings import Settings, load_settings
 from wildflower.server.sql import SqlStore
 from wildflower.server.store import Store
-from wildflower.server.supervise import Child, Supervisor
+from wildflower.server.supervise import Supervisor
 
 log = logging.getLogger(__name__)
 
-STATUS_FILE: Final = "server.status.json"
-LOCK_FILE: Final = ".lock"
 START_S: Final = 60.0  # a busy machine of two cores takes ten to start Flower
-PROBE_S: Final = 2.0
 CHORES_S: Final = 30.0
-REFRESH_EVERY: Final = 40  # chores: every 20 minutes; a timestamp is good for a day
+REFRESH_EVERY: Final = timedelta(hours=6)  # a timestamp is good for a day
 
 
 def utc_now() -> datetime:
@@ -118,8 +120,8 @@ class Server:
         files = home / "superlink"
         link = FlowerLink(
             settings.superlink_address,
-            _read(files / "ca.pem"),
-            _read(files / "superexec.secret").strip(),
+            read_file(files / "ca.pem"),
+            read_file(files / "superexec.secret").strip(),
         )
         return cls(
             settings=settings,
@@ -185,7 +187,7 @@ class Server:
     @property
     def root(self) -> bytes:
         """The first TUF root, which devices pin."""
-        return _read(self.settings.directory / "tuf" / "metadata" / "1.root.json")
+        return read_file(self.settings.directory / "tuf" / "metadata" / "1.root.json")
 
     def invite(self, ring: str, uses: int, expires_s: float) -> InvitationView:
         """Make a join token."""
@@ -216,11 +218,6 @@ class Server:
             last_event=latest,
         )
 
-    def place(self, key: str) -> Place:
-        """Return where a listener listens; operators' is always on loopback."""
-        host = "127.0.0.1" if key == "operator_port" else self.settings.host
-        return Place(host, self.settings.ports[key], key)
-
     def tls(self, *, asks_clients: bool) -> TlsFiles:
         """Return who the server is, and whether clients are asked for a certificate."""
         home = self.settings.directory
@@ -242,27 +239,27 @@ def run_server(
     settings.require_ports()
     with contextlib.ExitStack() as stack:
         stack.enter_context(claimed(settings.directory))
-        _require_free_ports(settings)
+        require_free_ports(settings)
         store = stack.enter_context(SqlStore.open(settings.database_url))
         server = Server.of(settings, store, stopping)
         stack.enter_context(server.supervisor)
         stack.callback(stopping.set)
-        _serve(server, stack)
+        enrolment = server.enrolment()
+        _serve(server, enrolment, stack)
         if stopping.is_set():
             return
         server.ready.set()
-        stack.enter_context(_status_file(server))
+        stack.enter_context(status_file(settings, server.started_at))
         log.info("server is ready", extra={"operators": settings.operator_url})
         on_ready()
-        _do_chores(server)
+        _do_chores(server, enrolment)
 
 
-def _serve(server: Server, stack: contextlib.ExitStack) -> None:
+def _serve(server: Server, enrolment: enrol.Enrolment, stack: contextlib.ExitStack) -> None:
     """Open the listeners and start the runners, in an order in which each finds what it needs."""
     rounds, line, rollouts = server.runners()
-    enrolment = server.enrolment()
     desk = Desk(
-        token=_operator_token(server.settings.directory),
+        token=operator_token(server.settings.directory),
         store=server.store,
         bus=server.store.bus,
         files=server.blobs,
@@ -274,12 +271,12 @@ def _serve(server: Server, stack: contextlib.ExitStack) -> None:
         invite=server.invite,
         status=lambda: server.status(lambda: _id_of(rounds)),
     )
-    stack.enter_context(Listener(create_app(desk), server.place("operator_port"), None))
+    stack.enter_context(
+        Listener(create_app(desk), place_of(server.settings, "operator_port"), None)
+    )
     server.supervisor.wait_ready(START_S, give_up=server.stopping.is_set)
     if server.stopping.is_set():
         return
-    server.publisher.refresh()
-    enrolment.register_missing()
     fleet = gateway.Fleet(
         server.store,
         server.settings.superlink_address,
@@ -289,47 +286,30 @@ def _serve(server: Server, stack: contextlib.ExitStack) -> None:
     reception = Reception(server.store, invited=rounds.invited, now=utc_now)
     enrolling = enrol.create_app(enrolment, now=utc_now)
     with_clients, without = server.tls(asks_clients=True), server.tls(asks_clients=False)
-    stack.enter_context(Listener(devices, server.place("device_port"), with_clients))
-    stack.enter_context(Listener(enrolling, server.place("enrol_port"), without))
-    channel = ChannelServer(reception, server.presence, server.place("channel_port"), with_clients)
+    stack.enter_context(Listener(devices, place_of(server.settings, "device_port"), with_clients))
+    stack.enter_context(Listener(enrolling, place_of(server.settings, "enrol_port"), without))
+    channel = ChannelServer(
+        reception, server.presence, place_of(server.settings, "channel_port"), with_clients
+    )
     stack.enter_context(channel)
     stack.callback(server.store.bus.close)
     for runner in (rounds, line, rollouts):
         stack.enter_context(runner)
 
 
-def _do_chores(server: Server) -> None:
-    """Do what time asks for until the server ends."""
-    enrolment = server.enrolment()
-    count = 0
-    while not server.stopping.wait(CHORES_S):
-        count += 1
+def _do_chores(server: Server, enrolment: enrol.Enrolment) -> None:
+    """Do what time asks for until the server ends; what fails is tried again."""
+    next_refresh = utc_now()
+    while True:
         try:
             enrolment.register_missing()
-            if count % REFRESH_EVERY == 0:
+            if utc_now() >= next_refresh:
                 server.publisher.refresh()
+                next_refresh = utc_now() + REFRESH_EVERY
         except (ServerError, OtaError, OSError) as error:
-            log.warning("chore failed: %s; it is tried again", error)
-
-
-def children(settings: Settings) -> list[Child]:
-    """Return the processes that a server supervises."""
-    home = settings.directory
-    health = f"https://{settings.superlink_address}/health"
-    signer = home / "signer"
-    return [
-        Child(
-            "superlink",
-            superlink_command(home, settings.superlink_port),
-            partial(_answers, health, str(home / "superlink" / "ca.pem")),
-            superlink_environment(home),
-        ),
-        Child(
-            "signer",
-            [sys.executable, "-m", "wildflower.server.signer", "--dir", str(signer)],
-            partial(_accepts, signer / "signer.sock"),
-        ),
-    ]
+            log.warning("chore failed: %s", error)
+        if server.stopping.wait(CHORES_S):
+            return
 
 
 def learning(settings: Settings) -> Learning:
@@ -343,107 +323,9 @@ def learning(settings: Settings) -> Learning:
     )
 
 
-def listeners(settings: Settings) -> dict[str, str]:
-    """Return where a server listens, by the settings' names."""
-    return {
-        "enrol": settings.enrol_url,
-        "device": settings.device_url,
-        "channel": settings.channel_address,
-        "operator": settings.operator_url,
-        "superlink": settings.superlink_address,
-    }
-
-
-@contextlib.contextmanager
-def claimed(directory: Path) -> Iterator[None]:
-    """Hold a server's directory.
-
-    Raises:
-        StartError: Another server runs in it.
-    """
-    with (directory / LOCK_FILE).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StartError(
-                f"a server runs in {directory} already",
-                hint="See: wildflower server status --dir DIR",
-            ) from error
-        yield
-
-
-def _require_free_ports(settings: Settings) -> None:
-    """Check every port before anything is started.
-
-    Raises:
-        StartError: One is in use; names it and its key.
-    """
-    for key, port in settings.ports.items():
-        is_inner = key in ("operator_port", "superlink_port")
-        bind(Place("127.0.0.1" if is_inner else settings.host, port, key)).close()
-
-
-@contextlib.contextmanager
-def _status_file(server: Server) -> Iterator[None]:
-    path = server.settings.directory / STATUS_FILE
-    told: dict[str, Any] = {
-        "pid": os.getpid(),
-        "ready": True,
-        "started_at": server.started_at.isoformat(),
-        "listeners": listeners(server.settings),
-    }
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_text(json.dumps(told))
-    partial_path.replace(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def _id_of(rounds: RoundRunner) -> str:
     active = rounds.active()
     return active.training_id if active else ""
-
-
-def _operator_token(directory: Path) -> str:
-    try:
-        return str(json.loads((directory / "operator.json").read_text())["token"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StartError(f"{directory / 'operator.json'} cannot be read: {error}") from error
-
-
-def _answers(url: str, ca: str) -> bool:
-    try:
-        return httpx.get(url, verify=_context(ca), timeout=PROBE_S, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def _context(ca: str) -> Any:
-    import ssl
-
-    return ssl.create_default_context(cafile=ca)
-
-
-def _accepts(path: Path) -> bool:
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-        probe.settimeout(PROBE_S)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StartError(
-            f"{path} cannot be read: {error.strerror}",
-            hint="Was the server set up? wildflower server init --dir DIR",
-        ) from error
 
 
 def stop_at_signals(stopping: threading.Event) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from wildflower.server.errors import ConflictError, NotFoundError, SettingsError
+from wildflower.server.errors import SettingsError
 from wildflower.server.events import Kind
 from wildflower.server.initial_model import Origin, make_initial
 from wildflower.server.one_round import OneRound, StoppingError
@@ -163,20 +163,6 @@ class RoundRunner:
         current = rounds[-1] if rounds else None
         is_drawn = current is not None and device_id in current.cohort
         return training.training_id if is_drawn else ""
-
-    def abort(self, training_id: str, reason: str) -> Training:
-        """End a training that waits; one that runs ends with its round's deadline.
-
-        Raises:
-            NotFoundError: There is no such training.
-            ConflictError: It is over, or it runs.
-        """
-        training = self._tools.store.get(Training, training_id)
-        if training is None:
-            raise NotFoundError(f"there is no training {training_id}")
-        if training.phase != "planned":
-            raise ConflictError(f"training {training_id} is {training.phase}")
-        return self._end(training, "aborted", reason)
 
     def run_pending(self) -> None:
         """Run every training that is stored and not over, in this thread."""
