@@ -30,9 +30,10 @@ class MemoryStore:
             new = []
             for record in records:
                 known = self._records.setdefault(type(record), {})
-                if known.setdefault(_key(record), record) is record:
+                if _key(record) not in known:
+                    known[_key(record)] = record
                     new.append(_key(record))
-            return list(dict.fromkeys(new))
+            return new
 
     def get(self, kind: type[R], key: str) -> R | None:
         """Return the record of a kind with this key, or None."""
