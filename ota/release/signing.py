@@ -166,12 +166,12 @@ def next_snapshot(
 
     Raises:
         FormatError: The metadata cannot be parsed.
-        SigningError: A role is unknown or would go back.
+        SigningError: A role is unknown, or this or a later version of it is published.
     """
     current = _read(Snapshot, metadata)
     for role, version in versions.items():
         known = current.signed.meta.get(f"{role}.json")
-        if known is None or version < known.version:
+        if known is None or version <= known.version:
             found = "no such role" if known is None else f"version {known.version} is published"
             raise SigningError(f"{role} cannot be published in version {version}: {found}")
         current.signed.meta[f"{role}.json"] = MetaFile(version)
