@@ -8,12 +8,16 @@ end, the agent has a moment to finish what it is at. If it does not come back (a
 not answer), the process ends all the same: after a power cut it could not have finished either.
 """
 
+import wildflower.client.lean  # first: what follows imports httpx
+
+# isort: split
 import argparse
 import contextlib
 import fcntl
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -27,7 +31,7 @@ import wildflower
 from wildflower.client.agent import Agent
 from wildflower.client.channel import GrpcChannel, Hint
 from wildflower.client.config import AgentConfig, load_config
-from wildflower.client.errors import AgentError
+from wildflower.client.errors import AgentError, ClientError
 from wildflower.client.identity import Identity
 from wildflower.client.policy import load_policy
 from wildflower.client.spool import Spool
@@ -37,10 +41,10 @@ from wildflower.logs import LogFormat, configure_logging
 from wildflower.ota import canonical
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
-from wildflower.ota.errors import FormatError
+from wildflower.ota.errors import FormatError, OtaError
 from wildflower.ota.release.fetch import ReleaseClient
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wildflower.client.daemon")  # also where this module is __main__
 
 GRACE_S: Final = 0.8
 """Seconds the agent has to finish what it is at; the whole end takes less than two."""
@@ -211,8 +215,8 @@ def _work(agent: Agent, failures: list[BaseException], wake: Callable[[], None])
         wake()
 
 
-def main() -> None:
-    """Parse the arguments and run."""
+def main() -> int:
+    """Parse the arguments and run; return the exit code."""
     parser = argparse.ArgumentParser(description="Run a device's agent.")
     parser.add_argument("--dir", type=Path, required=True, help="The device's directory.")
     parser.add_argument(
@@ -220,8 +224,13 @@ def main() -> None:
     )
     options = parser.parse_args()
     configure_logging(options.log_format, verbosity=1)
-    run_daemon(options.dir)
+    try:
+        run_daemon(options.dir)
+    except (ClientError, OtaError) as error:
+        log.error("%s", error, extra={"hint": error.hint})
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

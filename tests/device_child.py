@@ -1,0 +1,109 @@
+"""A device's update as a process of its own that kills itself at a chosen point.
+
+python tests/device_child.py DIRECTORY WHERE NUMBER
+
+WHERE is "store", "stored", "act" or "acted": before or after the n-th state is stored, before or
+after the n-th effect is carried out. NUMBER 0 never kills. The release lies in DIRECTORY/shelf.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wildflower.client.config import AgentConfig
+from wildflower.client.fetcher import Fetcher
+from wildflower.ota.device import shell
+from wildflower.ota.device.decision import Standing
+from wildflower.ota.device.journal import Journal
+from wildflower.ota.device.machine import Effect, Event, Offered, Phase, State
+from wildflower.ota.device.slots import Slots
+from wildflower.ota.release.manifest import FileEntry, Release
+from wildflower.ota.rollout.document import RolloutDocument
+
+NOW = datetime(2026, 6, 2, tzinfo=UTC)
+
+
+@dataclass
+class Fuse:
+    """Kills this process, as a power cut would, at the n-th time of one place."""
+
+    place: str
+    number: int
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def burn(self, place: str) -> None:
+        self.seen[place] = self.seen.get(place, 0) + 1
+        if (place, self.seen[place]) == (self.place, self.number):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class Shelf:
+    """Releases from a directory."""
+
+    directory: Path
+
+    def refresh(self) -> None:
+        """There is no news."""
+
+    def rollout(self, target_group: str) -> RolloutDocument | None:
+        return RolloutDocument.from_bytes((self.directory / "rollout.json").read_bytes())
+
+    def fetch(
+        self, entry: FileEntry, destination: Path, *, should_stop: Callable[[], bool]
+    ) -> None:
+        partial = destination.with_suffix(".part")
+        partial.write_bytes((self.directory / entry.digest).read_bytes())
+        partial.replace(destination)
+
+
+@dataclass
+class Store:
+    """The journal, with the fuse before and after each save."""
+
+    journal: Journal
+    fuse: Fuse
+
+    def load(self) -> State:
+        return self.journal.load()
+
+    def save(self, state: State) -> None:
+        self.fuse.burn("store")
+        self.journal.save(state)
+        self.fuse.burn("stored")
+
+
+def main(directory: Path, fuse: Fuse) -> None:
+    journal, slots = Journal.open(directory / "journal.db", now=NOW), Slots(directory / "slots")
+    fetcher = Fetcher(
+        config=AgentConfig(device_id="ab" * 32, device_class="linux-generic", directory=directory),
+        journal=journal,
+        slots=slots,
+        releases=Shelf(directory / "shelf"),
+        standing=lambda: Standing("ab" * 32, "linux-generic"),
+        now=lambda: NOW,
+        should_stop=lambda: False,
+    )
+
+    def run(effect: Effect) -> Event:
+        fuse.burn("act")
+        event = fetcher.run(effect)
+        fuse.burn("acted")
+        return event
+
+    store = Store(journal, fuse)
+    release = Release.from_bytes((directory / "shelf" / "manifest.json").read_bytes())
+    shell.wake(store, run, fetcher.received())
+    state = journal.load()
+    done = [entry.release for entry in journal.reports()]
+    if state.phase is Phase.IDLE and release.digest not in done:
+        shell.handle(store, run, Offered(release, "r1"))
+    journal.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Fuse(sys.argv[2], int(sys.argv[3])))
