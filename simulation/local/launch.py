@@ -95,7 +95,7 @@ def set_up(wanted: Launch) -> Fleet:
         "app": wanted.app,
         "model_name": wanted.model_name,
         "quorum": max(3, wanted.devices // 2),
-        "round_deadline_s": 60.0,
+        "round_deadline_s": 300.0,
     }
     if wanted.flower_app is None:
         _deal_out(wanted, fleet.directory / "data")
