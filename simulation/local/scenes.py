@@ -20,7 +20,7 @@ from wildflower.simulation.local.fleet import Fleet
 from wildflower.simulation.local.launch import Launch, plan_devices, set_up, start_devices
 from wildflower.simulation.local.mirror import HostileMirror, Lie
 
-WAIT_S: Final = 180.0
+WAIT_S: Final = 600.0
 """Longest that one announced thing may take on a slow, busy machine."""
 CANARY: Final = 250
 """Permille of each target group in the canary; at least one device is drawn."""
