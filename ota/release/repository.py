@@ -22,7 +22,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from wildflower.ota import canonical
-from wildflower.ota.errors import SigningError
+from wildflower.ota.errors import FetchError, RefusedError, SigningError
 from wildflower.ota.release import signing
 from wildflower.ota.release.files import write_durably
 from wildflower.ota.release.keys import DELEGATED, RoleKeys
@@ -219,9 +219,13 @@ class Repository:
         """Do as a client would that sees `files` on top of what is on disk."""
         with tempfile.TemporaryDirectory(prefix="wildflower-verify-") as cache:
             view = TrustedView(Path(cache), root, _Overlay(self._directory, files), now)
-            view.refresh()
-            for path in targets:
-                view.target(path)
+            try:
+                view.refresh()
+                unsigned = [p for p in targets if view.target(p) is None and not _is_probe(p)]
+            except FetchError as error:
+                raise RefusedError(f"a client would not find what is signed: {error}") from error
+        if unsigned:
+            raise RefusedError(f"{unsigned[0]}: nobody who may has signed such a target")
 
     def _newest_root(self) -> bytes:
         version = 1
@@ -266,6 +270,10 @@ class _Overlay:
 def _some_path(role: str) -> str:
     """Return a path that nobody signs but this role may: asking for it verifies the role."""
     return signing.PATHS[role].replace("*", "-")
+
+
+def _is_probe(path: str) -> bool:
+    return path in {_some_path(role) for role in DELEGATED}
 
 
 def _hashed(path: str, digest: str) -> str:
