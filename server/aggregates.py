@@ -3,9 +3,9 @@
 from_bytes(to_bytes(total)) == total, bit for bit: a resumed round goes on from what was stored.
 """
 
-import io
 import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -17,23 +17,26 @@ from wildflower.strategies.errors import StoredStateError
 from wildflower.strategies.fixed_point import CLIPPED
 from wildflower.strategies.round_messages import EXAMPLES, MEAN
 
-FORMAT: Final = 1
+HEADER: Final = struct.Struct("<8sI")
+MAGIC: Final = b"WFsum001"
+UNREADABLE: Final = (
+    *(struct.error, ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
 EVALUATED: Final = "eval-examples"
 EVALUATION: Final = "eval-"
 
 
 def to_bytes(total: Sum) -> bytes:
-    """Return the stored form of a sum."""
+    """Return the stored form: magic, length of the text, the text (JSON), little-endian float64."""
     told = {
-        "format": FORMAT,
         "weight": total.weight,
         "clients": total.clients,
         "statistics": dict(total.statistics),
+        "size": total.vector.size,
     }
-    file = io.BytesIO()
-    text = np.frombuffer(json.dumps(told, sort_keys=True).encode(), np.uint8)
-    np.savez(file, vector=total.vector, told=text)
-    return file.getvalue()
+    text = json.dumps(told, sort_keys=True).encode()
+    return HEADER.pack(MAGIC, len(text)) + text + total.vector.astype("<f8", copy=False).tobytes()
 
 
 def from_bytes(data: bytes) -> Sum:
@@ -43,13 +46,14 @@ def from_bytes(data: bytes) -> Sum:
         StoredStateError: Not a stored sum.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            vector, told = arrays["vector"], json.loads(arrays["told"].tobytes())
-        if told["format"] != FORMAT or vector.dtype != np.float64 or vector.ndim != 1:
-            raise ValueError(f"format {told['format']}, {vector.dtype} of {vector.shape}")
+        magic, length = HEADER.unpack_from(data)
+        told = json.loads(data[HEADER.size : HEADER.size + length])
+        vector = np.frombuffer(data, "<f8", offset=HEADER.size + length).astype(np.float64)
+        if magic != MAGIC or vector.size != told["size"]:
+            raise ValueError(f"begins with {magic!r}, {vector.size} elements")
         statistics = {str(name): float(value) for name, value in told["statistics"].items()}
         return Sum(vector, float(told["weight"]), statistics, int(told["clients"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+    except UNREADABLE as error:
         raise StoredStateError(f"not a stored sum: {error}") from error
 
 

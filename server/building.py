@@ -197,19 +197,28 @@ class Build:
         return self._directory / "answers" / f"{model}.json"
 
 
-def run_worker(request: Answer, log_path: Path, stopping: threading.Event) -> Answer:
+def run_worker(
+    request: Answer,
+    log_path: Path,
+    stopping: threading.Event,
+    *,
+    worker: str = WORKER,
+    time_s: float = TIME_S,
+) -> Answer:
     """Run the worker on one request; return its answer.
 
     Args:
         request: See `ota.build.worker`.
         log_path: Where the worker's log goes.
         stopping: Ends the worker when set.
+        worker: The module to run.
+        time_s: How long it may take, in seconds.
 
     Raises:
         BuildError: It crashed, took too long, or was stopped.
     """
     command = [sys.executable, "-m", "wildflower.server.supervise", str(os.getpid())]
-    command += [sys.executable, "-m", WORKER]
+    command += [sys.executable, "-m", worker]
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as output, tempfile.TemporaryFile() as answers:
         process = subprocess.Popen(
@@ -223,7 +232,7 @@ def run_worker(request: Answer, log_path: Path, stopping: threading.Event) -> An
             assert process.stdin is not None  # noqa: S101  it is a pipe
             with process.stdin as requests:
                 requests.write(json.dumps(request).encode())
-            code = _wait(process, stopping)
+            code = _wait(process, stopping, time_s)
         finally:
             end_group(process, GRACE_S)
         answers.seek(0)
@@ -236,9 +245,11 @@ def run_worker(request: Answer, log_path: Path, stopping: threading.Event) -> An
     return found
 
 
-def _wait(process: "subprocess.Popen[bytes]", stopping: threading.Event) -> int | None:
+def _wait(
+    process: "subprocess.Popen[bytes]", stopping: threading.Event, time_s: float
+) -> int | None:
     """Wait for a child; None if it was not waited for to its end."""
-    for _ in range(int(TIME_S / LOOK_S)):
+    for _ in range(int(time_s / LOOK_S)):
         if process.poll() is not None or stopping.wait(LOOK_S):
             break
     return process.poll()
