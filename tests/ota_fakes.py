@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 from urllib.parse import unquote
 
@@ -74,8 +76,28 @@ def document_for(one: Release, *, role: str = "auto", **changes: Any) -> Rollout
     return replace(found, **changes)
 
 
+class ThiefsRepository(Repository):
+    """What somebody writes who has stolen online keys: nothing is verified before."""
+
+    def _verify(self, *_: object) -> None: ...
+
+
+@cache
+def _made(now: datetime) -> tuple[Mapping[str, RoleKeys], Mapping[str, bytes]]:
+    """Make keys and an empty repository once; return the keys and the files, by relative path."""
+    with TemporaryDirectory() as folder:
+        directory = Path(folder)
+        keys = generate_roles(directory / "keys", directory / "signer" / "key.pem")
+        Repository(directory / "tuf").create(keys, now)
+        return keys, {
+            str(path.relative_to(directory)): path.read_bytes()
+            for path in directory.rglob("*")
+            if path.is_file()
+        }
+
+
 class Origin:
-    """A TUF repository with keys of its own, and blobs by digest.
+    """A TUF repository and blobs by digest. All origins of one day have the same keys.
 
     Attributes:
         keys: The signers of every role.
@@ -87,12 +109,14 @@ class Origin:
 
     def __init__(self, directory: Path, now: datetime = NOON) -> None:
         self.directory = directory
-        self.keys: Mapping[str, RoleKeys] = generate_roles(
-            directory / "keys", directory / "signer" / "key.pem"
-        )
+        self.keys, files = _made(now)
+        for name, data in files.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(data)
+            (directory / name).chmod(0o600)
         self.repository = Repository(directory / "tuf")
         self.now = now
-        self.root = self.repository.create(self.keys, now)
+        self.root = self.repository.root
         self.blobs: dict[str, bytes] = {}
 
     def publish(

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ota_fakes import GROUP, NOON, FaultServer, Origin, file_entry, http_client
+from tests.ota_fakes import (
+    GROUP,
+    LIFE,
+    NOON,
+    FaultServer,
+    Origin,
+    ThiefsRepository,
+    file_entry,
+    http_client,
+)
 
 from wildflower.ota.errors import FetchError, RefusedError, StoppedError, StorageError
 from wildflower.ota.release import download, signing
@@ -18,7 +27,7 @@ from wildflower.ota.release.download import TRIES, Download, Surroundings
 from wildflower.ota.release.fetch import LONGEST_S, HttpSource, ReleaseClient
 from wildflower.ota.release.keys import AUTO, ROLLOUT
 from wildflower.ota.release.manifest import target_path
-from wildflower.ota.release.repository import Changes, Lifetimes
+from wildflower.ota.release.repository import Changes
 from wildflower.ota.rollout.document import document_path
 
 MODEL = random.Random(3).randbytes(300_000)
@@ -421,7 +430,7 @@ def test_endless_metadata_is_refused(bench: Bench) -> None:
 def test_a_cache_that_was_tampered_with_is_no_anchor(bench: Bench) -> None:
     server = bench.serve()
     bench.client(server).refresh()
-    other = Origin(bench.directory / "other")
+    other = Origin(bench.directory / "other", NOON - timedelta(seconds=1))
     cache = bench.directory / "cache"
     (cache / "root.json").unlink()
     (cache / "root.json").write_bytes(other.root)
@@ -511,24 +520,23 @@ def test_what_is_signed_and_malformed_is_refused(bench: Bench, signed: bytes) ->
         client.release(target_path("auto", GROUP, 1))
 
 
-def test_the_online_key_cannot_make_a_release(bench: Bench) -> None:
-    """It signs a manifest, and even the metadata of the models role; devices see neither."""
+def test_the_online_keys_cannot_make_a_release(bench: Bench) -> None:
+    """Stolen, they sign a manifest, and metadata of the models role: devices see neither."""
     data = bench.origin.publish(MODEL).to_bytes()
     path, evil = target_path("auto", GROUP, 2), data.replace(b'"order":1', b'"order":2')
+    thief = bench.origin.repository = ThiefsRepository(bench.origin.directory / "tuf")
+    client = bench.client(bench.serve())
     bench.origin.put(ROLLOUT, path, evil)
+    client.refresh()
     with pytest.raises(RefusedError, match="nobody who may has signed"):
-        bench.client(bench.serve()).release(path)
+        client.release(path)
     forged = signing.put_target(
-        bench.origin.repository.current(AUTO),
-        path,
-        evil,
-        bench.origin.keys[ROLLOUT].signers,
-        expires=NOON + Lifetimes().models,
+        thief.current(AUTO), path, evil, bench.origin.keys[ROLLOUT].signers, expires=NOON + LIFE
     )
+    thief.publish(Changes({AUTO: forged}, {path: evil}), bench.origin.keys, NOON)
+    client.refresh()
     with pytest.raises(RefusedError, match="wrong signature"):
-        bench.origin.repository.publish(
-            Changes({AUTO: forged}, {path: evil}), bench.origin.keys, NOON
-        )
+        client.release(path)
 
 
 def test_a_client_needs_a_source(bench: Bench) -> None:

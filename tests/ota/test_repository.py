@@ -173,7 +173,7 @@ def test_what_has_expired_is_not_published(origin: Origin) -> None:
 def test_the_online_keys_of_another_repository_publish_nothing(
     origin: Origin, tmp_path: Path
 ) -> None:
-    other = Origin(tmp_path / "other")
+    other = Origin(tmp_path / "other", NOON - timedelta(seconds=1))
     with pytest.raises(RefusedError, match="wrong signature"):
         origin.repository.publish(Changes(), other.keys, NOON)
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner, Signer
 from tests.ota_fakes import GROUP, NOON, release_of
@@ -214,6 +214,7 @@ def test_metadata_of_another_kind_or_without_end_is_refused(read: Callable[[byte
 ONE = signing.countersign(added(EMPTY, 1, ALICE), BOB)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(ONE) - 1), st.integers(1, 255))
 def test_no_changed_byte_passes_as_signed(position: int, change: int) -> None:
     """Either the reader refuses it, or the signatures do, or what is signed is unchanged."""

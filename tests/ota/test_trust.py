@@ -227,7 +227,9 @@ def test_python_tuf_still_has_the_private_names_that_are_replaced(cache: Path, w
     assert checks.count("is_expired(self.reference_time)") == checks.count("is_expired(")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from(["timestamp", "snapshot", ROLLOUT]), st.integers(0), st.integers(1, 255))
 def test_no_changed_byte_of_metadata_changes_what_is_believed(
     tmp_path_factory: pytest.TempPathFactory, origin: Origin, role: str, position: int, change: int
