@@ -174,7 +174,7 @@ class Updates:
             StorageError: The disk is full, read-only or broken.
         """
         for refusal in self.releases.refusals[self.told :]:
-            reason = f"{refusal.source} served {refusal.target}: {refusal.reason}"
+            reason = refusal_sentence(refusal)
             about = canonical.digest(f"{refusal.source} {refusal.target}".encode())[:16]
             key = f"refusal/{about}/{canonical.digest(refusal.reason.encode())[:16]}"
             if self._queue(key, Outcome.REFUSED, rollout="", release="", reason=reason):
@@ -222,3 +222,14 @@ class Updates:
             now=self.now,
             should_stop=self.should_stop,
         )
+
+
+def refusal_sentence(refusal: Refusal) -> str:
+    """Return who served what and what was wrong with it, each said once.
+
+    Example:
+        >>> refusal_sentence(Refusal("http://one", "model.onnx", "model.onnx: wrong digest"))
+        'http://one served model.onnx: wrong digest'
+    """
+    reason = refusal.reason.removeprefix(f"{refusal.source} served ")
+    return f"{refusal.source} served {refusal.target}: {reason.removeprefix(refusal.target + ': ')}"
