@@ -166,11 +166,13 @@ class Faults:
         ignores_range: Whether every answer is the whole file.
         endless: Whether blobs do not end; their length is not told.
         liar: Bytes added to the Content-Length of blobs.
+        unframed: Whether answers with blobs end with the connection; their length is not told.
         busy: How many requests for blobs are answered with `busy_status`.
         busy_status: The status meanwhile.
         retry_after: What a busy server's Retry-After says; "" for none.
         wrong_signature: Whether the timestamp's signature is another one.
         endless_metadata: Whether the timestamp does not end.
+        metadata_status: The status of every answer with metadata.
         stale: Path and bytes that are served instead of what is published.
     """
 
@@ -180,11 +182,13 @@ class Faults:
     ignores_range: bool = False
     endless: bool = False
     liar: int = 0
+    unframed: bool = False
     busy: int = 0
     busy_status: int = 503
     retry_after: str = ""
     wrong_signature: bool = False
     endless_metadata: bool = False
+    metadata_status: int = 200
     stale: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -266,7 +270,7 @@ def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
                 data = _with_wrong_signature(data)
             if self.path.endswith("timestamp.json") and server.faults.endless_metadata:
                 data += b" " * 1_000_000
-            self._answer(200, data)
+            self._answer(server.faults.metadata_status, data)
 
         def _blob(self, data: bytes, ranged: str) -> None:
             faults = server.faults
@@ -297,7 +301,10 @@ def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body) + faults.liar))
+            if faults.unframed:
+                self.send_header("Connection", "close")
+            else:
+                self.send_header("Content-Length", str(len(body) + faults.liar))
             self.end_headers()
             self.wfile.write(sent)
             server.served += len(sent)

@@ -109,6 +109,20 @@ def test_a_connection_that_is_cut_again_and_again_costs_no_byte_twice(
     assert all(wait <= download.FIRST_WAIT_S for wait in bench.waits)  # progress resets the bound
 
 
+def test_a_body_that_ends_early_without_a_word_is_resumed(bench: Bench) -> None:
+    server = bench.serve(cut=100_000, unframed=True)
+    bench.client(server).fetch(ENTRY, bench.destination)
+    assert server.blob_requests() == ["", "bytes=100000-", "bytes=200000-"]
+
+
+def test_a_file_of_several_mebibytes_arrives_whole(bench: Bench) -> None:
+    data = random.Random(4).randbytes(5 * download.SYNC_EVERY // 2)
+    entry = file_entry(data)
+    bench.origin.blobs[entry.digest] = data
+    bench.client(bench.serve(cut=3 * download.SYNC_EVERY // 2)).fetch(entry, bench.destination)
+    assert bench.destination.read_bytes() == data
+
+
 def test_a_download_goes_on_after_a_restart(bench: Bench) -> None:
     bench.begin(MODEL[:100_000])
     server = bench.serve()
@@ -316,6 +330,15 @@ def test_a_directory_that_is_none_is_a_storage_error(bench: Bench) -> None:
         run(bench, bench.serve())
 
 
+def test_a_name_that_is_taken_meanwhile_is_a_storage_error(bench: Bench) -> None:
+    def take(_: int) -> None:
+        bench.destination.mkdir(exist_ok=True)
+
+    with pytest.raises(StorageError, match="Is a directory"):
+        bench.client(bench.serve()).fetch(ENTRY, bench.destination, on_bytes=take)
+    assert bench.part.read_bytes() == MODEL
+
+
 def test_a_destination_that_cannot_be_named_is_a_storage_error(bench: Bench) -> None:
     bench.begin(MODEL)
     (bench.destination / "occupied").mkdir(parents=True)
@@ -444,6 +467,14 @@ def test_servers_that_answer_nothing_useful_are_a_fetch_error(bench: Bench) -> N
     with pytest.raises(FetchError, match="HTTP 404") as failed:
         bench.client(bench.serve()).refresh()
     assert not isinstance(failed.value, RefusedError)
+
+
+def test_metadata_that_cannot_be_had_is_a_fetch_error(bench: Bench) -> None:
+    busy, gone, server = bench.serve(metadata_status=500), bench.serve(), bench.serve()
+    gone.url = "http://127.0.0.1:1"
+    with pytest.raises(FetchError, match=r"(?s)HTTP 500.*ConnectError"):
+        bench.client(busy, gone).refresh()
+    bench.client(busy, gone, server).refresh()
 
 
 def test_a_manifest_that_is_not_what_was_signed_is_refused(bench: Bench) -> None:
