@@ -105,6 +105,14 @@ def test_a_hint_makes_it_look_at_once(kit: Kit, server: FakeServer) -> None:
         until(lambda: kit.running == digest)
 
 
+def test_an_agent_without_hints_looks_by_itself(server: FakeServer, tmp_path: Path) -> None:
+    kit = Kit(server.enrol(tmp_path / "often", poll_s=0.1, upload_s=600.0))
+    with running(kit, MemoryChannel()):
+        until(lambda: "phase" in status_of(kit.directory))
+        digest = offer(server, 1)
+        until(lambda: kit.running == digest)
+
+
 def test_an_agent_without_its_server_installs_and_reports_later(
     kit: Kit, server: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
