@@ -6,9 +6,7 @@ the records hold. It can be lost: the build is cached and answers the same again
 
 import json
 import logging
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,14 +19,12 @@ from wildflower.ota.device.profile import CLASSES
 from wildflower.ota.errors import BuildError
 from wildflower.ota.release.files import write_durably
 from wildflower.ota.release.manifest import FileEntry, Requirement, TrialBudget
-from wildflower.server.supervise import end_group
+from wildflower.server.supervise import run_once
 
 log = logging.getLogger(__name__)
 
 WORKER: Final = "wildflower.ota.build.worker"
 TIME_S: Final = 1800.0  # a model's code may do anything; a large one takes minutes
-GRACE_S: Final = 2.0
-LOOK_S: Final = 0.1
 
 Answer = Mapping[str, Any]
 
@@ -217,39 +213,17 @@ def run_worker(
     Raises:
         BuildError: It crashed, took too long, or was stopped.
     """
-    command = [sys.executable, "-m", "wildflower.server.supervise", str(os.getpid())]
-    command += [sys.executable, "-m", worker]
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("ab") as output, tempfile.TemporaryFile() as answers:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=answers,
-            stderr=output,
-            start_new_session=True,
-        )
-        try:
-            assert process.stdin is not None  # noqa: S101  it is a pipe
-            with process.stdin as requests:
-                requests.write(json.dumps(request).encode())
-            code = _wait(process, stopping, time_s)
-        finally:
-            end_group(process, GRACE_S)
-        answers.seek(0)
-        data = answers.read()
+    done = run_once(
+        [sys.executable, "-m", worker],
+        stopping=stopping,
+        time_s=time_s,
+        data=json.dumps(request).encode(),
+        log_path=log_path,
+    )
     try:
-        found: Answer = json.loads(data)
+        found: Answer = json.loads(done.output)
     except ValueError as error:
-        why = "was stopped or took too long" if code is None else f"ended with code {code}"
+        is_ended = done.code is None
+        why = "was stopped or took too long" if is_ended else f"ended with code {done.code}"
         raise BuildError(f"the build's process {why}", hint=f"Its log: {log_path}") from error
     return found
-
-
-def _wait(
-    process: "subprocess.Popen[bytes]", stopping: threading.Event, time_s: float
-) -> int | None:
-    """Wait for a child; None if it was not waited for to its end."""
-    for _ in range(int(time_s / LOOK_S)):
-        if process.poll() is not None or stopping.wait(LOOK_S):
-            break
-    return process.poll()

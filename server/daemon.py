@@ -53,6 +53,7 @@ from wildflower.server.home import (
     require_free_ports,
     status_file,
 )
+from wildflower.server.initial_model import make_initial
 from wildflower.server.line import LineRunner
 from wildflower.server.listener import Listener, TlsFiles
 from wildflower.server.presence import Presence
@@ -168,7 +169,9 @@ class Server:
             presence=self.presence,
             now=utc_now,
         )
-        return RoundRunner(tools, self.link, learning(self.settings)), line, rollouts
+        initial = partial(make_initial, stopping=self.stopping)
+        rounds = RoundRunner(tools, self.link, learning(self.settings), initial)
+        return rounds, line, rollouts
 
     def enrolment(self) -> enrol.Enrolment:
         """Make what decides who becomes a device."""

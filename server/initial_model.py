@@ -11,8 +11,8 @@ import argparse
 import importlib
 import json
 import os
-import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wildflower.logs import LogFormat, configure_logging
 from wildflower.server.errors import ServerError, SettingsError
+from wildflower.server.supervise import run_once
 from wildflower.strategies.errors import StrategyError, TaskError
 
 if TYPE_CHECKING:
@@ -57,27 +58,29 @@ class Origin:
     is_task: bool
 
 
-def make_initial(app: str, seed: int, out: Path) -> Origin:
+def make_initial(
+    app: str, seed: int, out: Path, *, stopping: threading.Event | None = None
+) -> Origin:
     """Make the initial model of an app in a child process.
 
     Args:
         app: A task's reference, or a Flower app's directory.
         seed: Of the model's random weights.
         out: Where the model goes, as safetensors.
+        stopping: Ends the child when set.
 
     Raises:
         TaskError: The child failed; its reason is told.
     """
-    command = [sys.executable, "-m", __name__, "--app", app]
+    command = [sys.executable, "-m", "wildflower.server.initial_model", "--app", app]
     command += ["--seed", str(seed), "--out", str(out)]
+    done = run_once(command, stopping=stopping or threading.Event(), time_s=TIME_S)
+    if done.code is None:
+        raise TaskError(f"the model of {app} was not made within {TIME_S:.0f} s")
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIME_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise TaskError(f"the model of {app} was not made within {TIME_S:.0f} s") from error
-    try:
-        found = json.loads(done.stdout)
+        found = json.loads(done.output)
     except ValueError as error:
-        told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        told = done.errors.decode(errors="replace").strip().splitlines()[-1:]
         raise TaskError(f"the model of {app} cannot be made: {' '.join(told)}") from error
     if "error" in found:
         raise TaskError(found["error"]["message"], hint=found["error"]["hint"])
@@ -94,15 +97,20 @@ def main() -> int:
     configure_logging(LogFormat.TEXT)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the app's code prints is no answer
+    with answers:
+        told = answer(options.app, options.seed, options.out)
+        json.dump(told, answers)
+    return 1 if "error" in told else 0
+
+
+def answer(app: str, seed: int, out: Path) -> dict[str, Any]:
+    """Make a model and return what is told of it; every failure becomes an answer."""
     try:
-        told: dict[str, Any] = asdict(_make(options.app, options.seed, options.out))
+        return asdict(_make(app, seed, out))
     except Exception as error:  # noqa: BLE001  whatever the app's code raises is told
         is_ours = isinstance(error, StrategyError | ServerError)
         message = str(error) if is_ours else f"{type(error).__name__}: {error}"
-        told = {"error": {"message": message, "hint": str(getattr(error, "hint", ""))}}
-    with answers:
-        json.dump(told, answers)
-    return 1 if "error" in told else 0
+        return {"error": {"message": message, "hint": str(getattr(error, "hint", ""))}}
 
 
 def _make(app: str, seed: int, out: Path) -> Origin:
@@ -162,7 +170,7 @@ def captured_model(directory: Path, seed: int) -> "Parameters":
 
 def _keeping_grid() -> "Grid":
     """Return a grid of many nodes that ends its user at the first model it is to send."""
-    from flwr.app import Message
+    from flwr.app import Message, RecordDict
     from flwr.serverapp import Grid
 
     from wildflower.strategies.flower_compat.messages import FlowerRun, assume_identity
@@ -175,8 +183,15 @@ def _keeping_grid() -> "Grid":
         def run(self) -> FlowerRun:
             raise NotImplementedError
 
-        def create_message(self, *arguments: Any, **named: Any) -> Message:
-            return Message(*arguments, **named)
+        def create_message(
+            self,
+            content: RecordDict,
+            message_type: str,
+            dst_node_id: int,
+            group_id: str,
+            ttl: float | None = None,
+        ) -> Message:
+            return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
         def get_node_ids(self) -> Iterable[int]:
             return range(1, NODES + 1)

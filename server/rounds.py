@@ -191,7 +191,8 @@ class RoundRunner:
         try:
             training = self._started(training)
         except StrategyError as error:
-            self._end(training, "aborted", str(error))
+            if not self._stopping.is_set():  # a child cut short by us has not failed
+                self._end(training, "aborted", str(error))
             return
         while not self._stopping.is_set():
             try:

@@ -19,13 +19,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self
 
 from wildflower.server.errors import StartError
 
@@ -190,7 +191,7 @@ class _Keeper:
         """Start the child and stay until it has ended, or shall end."""
         with self.log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(os.getpid()), *self.child.command],
+                tethered(self.child.command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -208,6 +209,79 @@ class _Keeper:
             end_group(process, self._grace_s)
         if not self._ending.is_set():
             log.warning("child ended", extra={"child": self.child.name, "code": code})
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A child that was run once.
+
+    Attributes:
+        code: Its exit code; None if it was ended because it took too long or we stop.
+        output: What it wrote to standard output.
+        errors: What it wrote to standard error; empty if that went to a log.
+    """
+
+    code: int | None
+    output: bytes
+    errors: bytes
+
+
+def run_once(
+    command: Sequence[str],
+    *,
+    stopping: threading.Event,
+    time_s: float,
+    data: bytes = b"",
+    log_path: Path | None = None,
+) -> Finished:
+    """Run a child to its end; it ends with us, and leaves nothing behind.
+
+    Args:
+        command: Its command line.
+        stopping: Ends it when set.
+        time_s: How long it may take, in seconds.
+        data: What it reads from standard input.
+        log_path: Where standard error goes; None keeps it.
+    """
+    with contextlib.ExitStack() as stack:
+        given = stack.enter_context(tempfile.TemporaryFile())
+        output = stack.enter_context(tempfile.TemporaryFile())
+        errors = stack.enter_context(_log_or_temporary(log_path))
+        given.write(data)
+        given.seek(0)
+        process = subprocess.Popen(
+            tethered(command),
+            stdin=given,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+        )
+        end = time.monotonic() + time_s
+        try:
+            while process.poll() is None and time.monotonic() < end:
+                if stopping.wait(LOOK_S):
+                    break
+            code = process.poll()
+        finally:
+            end_group(process, GRACE_S)
+        output.seek(0)
+        found = output.read()
+        if log_path is not None:
+            return Finished(code, found, b"")
+        errors.seek(0)
+        return Finished(code, found, errors.read())
+
+
+def _log_or_temporary(path: Path | None) -> IO[bytes]:
+    if path is None:
+        return tempfile.TemporaryFile()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
+
+
+def tethered(command: Sequence[str]) -> list[str]:
+    """Return a command line that becomes `command`, and ends with the thread that starts it."""
+    return [sys.executable, "-m", "wildflower.server.supervise", str(os.getpid()), *command]
 
 
 def end_group(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
