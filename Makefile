@@ -25,9 +25,9 @@ test: venv  ## the ordinary suite; holds the cores at 100 % branch coverage
 test-slow: venv  ## the slow suite; SAMPLE=seconds draws a sample that fits
 	$(BIN)/pytest -q -m slow $(if $(SAMPLE),--sample=$(SAMPLE))
 
-coverage: venv  ## both suites; holds the whole at 95 %
+coverage: venv  ## both suites, child processes too; holds the whole at 95 %
 	$(BIN)/coverage erase
-	$(BIN)/pytest -q --cov --cov-report=
+	COVERAGE_PATCH=subprocess $(BIN)/pytest -q --cov --cov-report=
 	$(BIN)/coverage report --fail-under=95
 
 check: venv  ## format, lint, types, import contracts, doctests
