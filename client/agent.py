@@ -36,6 +36,8 @@ STATUS: Final = "agent.status.json"
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 30.0
 """Bound of the wait before the channel is opened again; it doubles with every failure."""
+RETRY_S: Final = 5.0
+"""What could not be delivered is tried again within this, and not before half of it."""
 GLANCE_S: Final = 0.5
 """How often the agent looks at a training process that runs."""
 
@@ -65,6 +67,10 @@ class Due:
             return False
         self.next_s = now_s + self.every_s
         return True
+
+    def bring_forward(self, to_s: float) -> None:
+        """Make it due at a time at the latest."""
+        self.next_s = min(self.next_s, to_s)
 
 
 @dataclass(slots=True)
@@ -99,11 +105,8 @@ class Agent:
         """Work until told to stop."""
         watcher = threading.Thread(target=self.watch, name="watch", daemon=True)
         watcher.start()
-        check_in, poll, upload = (
-            Due(self.config.poll_s),
-            Due(self.config.poll_s),
-            Due(self.config.upload_s),
-        )
+        config = self.config
+        poll, check_in, upload = Due(config.poll_s), Due(config.poll_s), Due(config.upload_s)
         self._guarded(self.updates.begin)
         while not self.stop.is_set():
             now_s = time.monotonic()
@@ -112,11 +115,13 @@ class Agent:
                 self._guarded(lambda: self._check_in(check_in))
             if poll.is_due(now_s):
                 self._guarded(self.updates.look)
-            self._guarded(self.send_reports)
-            if upload.is_due(now_s):
-                self._guarded(lambda: upload_pending(self.spool, self.channel))
+            is_told = self._guarded(self.send_reports)
+            if upload.is_due(now_s) and not self._guarded(self._upload):
+                upload.bring_forward(self._retry_at())
             self._guarded(self.write_status)
-            self._follow(self._next_hint(min(poll.next_s, upload.next_s, check_in.next_s)), poll)
+            until_s = min(poll.next_s, upload.next_s, check_in.next_s)
+            until_s = until_s if is_told else min(until_s, self._retry_at())
+            self._follow(self._next_hint(until_s), poll)
         self._guarded(self.updates.end)
 
     def send_reports(self) -> None:
@@ -180,11 +185,17 @@ class Agent:
         if told.training:
             self._invite()
 
+    def _upload(self) -> None:
+        upload_pending(self.spool, self.channel)
+
+    def _retry_at(self) -> float:
+        return time.monotonic() + self.random.uniform(RETRY_S / 2, RETRY_S)
+
     def _follow(self, hint: Hint | None, poll: Due) -> None:
         if hint is Hint.TRAINING:
             self._invite()
         elif hint is Hint.RELEASE:
-            poll.next_s = 0.0
+            poll.bring_forward(0.0)
 
     def _next_hint(self, until_s: float) -> Hint | None:
         wait_s = max(0.0, until_s - time.monotonic())
@@ -199,14 +210,16 @@ class Agent:
         if self.config.app:
             self.training.invite()
 
-    def _guarded(self, work: Callable[[], object]) -> None:
-        """Run one piece of work; what cannot be done now is told and tried again later."""
+    def _guarded(self, work: Callable[[], object]) -> bool:
+        """Do one piece of work; tell what cannot be done now; return whether it was done."""
         try:
             work()
         except (ChannelError, ConfigError, OtaError) as error:
             if not self.stop.is_set():
                 told = f"{type(error).__name__}: {error} {error.hint}".rstrip()
                 log.warning("%s", told)
+            return False
+        return True
 
 
 def report_of(device_id: str, entry: Entry) -> DeviceReport:

@@ -113,16 +113,18 @@ def test_an_agent_without_hints_looks_by_itself(server: FakeServer, tmp_path: Pa
         until(lambda: kit.running == digest)
 
 
-def test_an_agent_without_its_server_installs_and_reports_later(
-    kit: Kit, server: FakeServer, caplog: pytest.LogCaptureFixture
+def test_what_cannot_be_delivered_is_tried_again_soon_and_without_a_hint(
+    kit: Kit, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("wildflower.client.agent.RETRY_S", 0.2)
     digest, channel = offer(server, 1), MemoryChannel()
     channel.is_down = True
-    with running(kit, channel):
-        until(lambda: kit.running == digest and "ChannelError" in caplog.text)
-        assert channel.reports == []
+    with running(kit, channel) as agent:
+        agent.spool.append(b"summary")
+        until(lambda: status_of(kit.directory).get("release") == digest)  # told after it failed
+        assert (channel.reports, channel.summaries) == ([], [])
         channel.is_down = False
-        until(lambda: bool(channel.reports))
+        until(lambda: bool(channel.reports and channel.summaries))
 
 
 def test_an_agent_without_its_repository_goes_on_with_everything_else(
