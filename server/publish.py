@@ -60,8 +60,8 @@ class Publisher:
         """
         path = target_path("auto", manifest.target_group, manifest.order)
         with self._turn:
-            if self._repository.has_target(path, manifest.digest):
-                return path
+            if _names(self.current(AUTO), path, manifest):
+                return path  # a manifest on the disk alone may be what a crash has left
             request = SignRequest(
                 manifest=manifest.to_bytes().decode(),
                 gate_report=gate_report.decode(),
@@ -116,10 +116,14 @@ class Publisher:
             self._publish(Changes({ROLLOUT: renewed}))
 
     def _add(self, role: str, metadata: bytes, path: str, manifest: Release) -> None:
-        named = signing.read_targets(metadata).signed.targets.get(path)
-        if named is None or named.hashes.get("sha256") != manifest.digest:
+        if not _names(metadata, path, manifest):
             raise RefusedError(f"the metadata of {role} does not name {path} as {manifest.digest}")
         self._publish(Changes({role: metadata}, {path: manifest.to_bytes()}))
 
     def _publish(self, changes: Changes) -> None:
         self._repository.publish(changes, self._keys, self._now())
+
+
+def _names(metadata: bytes, path: str, manifest: Release) -> bool:
+    named = signing.read_targets(metadata).signed.targets.get(path)
+    return named is not None and named.hashes.get("sha256") == manifest.digest

@@ -33,7 +33,7 @@ from wildflower.ota.release.provenance import RoundRecord
 from wildflower.server.errors import SignerError, StartError
 from wildflower.server.signer_wire import SignRequest, receive, send
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wildflower.server.signer")  # as a program its __name__ is "__main__"
 
 SOCKET: Final = "signer.sock"
 KEY: Final = "key.pem"
@@ -146,11 +146,14 @@ def _alone(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
-    path.unlink(missing_ok=True)
+    """Listen; the socket takes its name when it answers and only its owner may ask."""
+    beside = path.with_name(f".{path.name}")
+    beside.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        path.chmod(0o600)
+        listener.bind(str(beside))
+        beside.chmod(0o600)
         listener.listen()
+        beside.replace(path)
         listener.settimeout(0.5)  # between two looks at whether to stop
         try:
             yield listener
