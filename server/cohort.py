@@ -62,12 +62,16 @@ class Gathering:
         presence: Knows who is connected, and passes hints on.
         bus: Wakes us when something changes.
         stopping: Set when the server stops; ends every wait.
+        settle_s: Seconds that enrolled devices are waited for beyond the quorum.
+        again_s: Seconds after which an invitation is repeated.
     """
 
     store: Store
     presence: Connected
     bus: EventBus
     stopping: threading.Event
+    settle_s: float = SETTLE_S
+    again_s: float = AGAIN_S
 
     def draw(self, quorum: int, size: int, deadline_s: float, rng: random.Random) -> list[str]:
         """Draw a cohort.
@@ -92,7 +96,7 @@ class Gathering:
                 enough_since = None
             elif enough_since is None:
                 enough_since = now
-            settled = enough_since is not None and now - enough_since >= SETTLE_S
+            settled = enough_since is not None and now - enough_since >= self.settle_s
             if (len(here) >= quorum and (len(here) == len(eligible) or settled)) or (
                 now - started >= deadline_s
             ):
@@ -134,7 +138,7 @@ class Gathering:
             now = time.monotonic()
             if (present and not missing) or now - started >= deadline_s:
                 return sorted(online & present)
-            if now - invited >= AGAIN_S:
+            if now - invited >= self.again_s:
                 self.presence.hint(missing, HintKind.TRAINING, training)
                 invited = now
             self.stopping.wait(LOOK_S)
