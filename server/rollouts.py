@@ -244,8 +244,7 @@ class RolloutRunner:
         outcomes: dict[str, str] = {}
         reports = self._store.all(Report, rollout=state.rollout)
         for report in sorted(reports, key=lambda one: one.sequence):
-            if report.outcome != Outcome.REFUSED:  # it speaks of a mirror, not of the release
-                outcomes[report.device_id] = report.outcome
+            outcomes[report.device_id] = report.outcome
         return {group.target_group: self._tally(group, state, outcomes) for group in state.groups}
 
     def _tally(self, group: Group, state: State, outcomes: Mapping[str, str]) -> Tally:

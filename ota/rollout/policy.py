@@ -16,12 +16,12 @@ from typing import Final
 from wildflower.ota.errors import RolloutError
 
 COMMITTED: Final = frozenset({"committed"})
-FAILED: Final = frozenset({"rolled-back", "failed"})
+FAILED: Final = frozenset({"rolled-back", "failed", "refused"})
 INCOMPATIBLE: Final = frozenset({"incompatible"})
 """The outcomes of `ota.device.report.Outcome` by what they say about a release.
 
-"refused" is absent: it speaks of what a mirror served, not of the release, and the device goes on
-with the next source.
+A refusal that names a rollout is a failure of it: no source had what was signed. What one mirror
+served wrongly while another did better is reported outside any rollout and not counted here.
 """
 
 
@@ -111,7 +111,7 @@ def count(outcomes: Iterable[str]) -> Tally:
 
     Example:
         >>> count(["committed", "rolled-back", "refused"])
-        Tally(committed=1, failed=1, incompatible=0)
+        Tally(committed=1, failed=2, incompatible=0)
     """
     found = list(outcomes)
     return Tally(

@@ -67,10 +67,9 @@ def test_one_more_failure_never_advances_what_waited(tally: Tally, wanted: int, 
         assert verdict(stage, reach, {"a": worse}) is Verdict.HALT
 
 
-def test_what_a_mirror_served_says_nothing_of_a_release() -> None:
-    assert count(["refused", "committed", "rolled-back", "failed", "incompatible"]) == Tally(
-        1, 2, 1
-    )
+def test_a_release_that_no_source_has_as_signed_has_failed() -> None:
+    outcomes = ["refused", "committed", "rolled-back", "failed", "incompatible", "unheard of"]
+    assert count(outcomes) == Tally(1, 3, 1)
 
 
 def test_a_halt_says_where_and_how_many() -> None:

@@ -180,26 +180,25 @@ def test_reports_of_another_rollout_count_nothing(world: World) -> None:
     assert runner.progress(world.rollout())[0].tally == Tally()
 
 
-def test_a_refusal_counts_nothing_whichever_rollout_it_names(world: World) -> None:
+def test_what_one_mirror_served_counts_nothing(world: World) -> None:
     runner = world.runner()
     runner.create(["latest"], PLAN)
     runner.run_pending()
     for one in world.fleet:
         world.reports(one, "refused", 1, rollout="")
-        world.reports(one, "refused", 2)
     runner.run_pending()
     assert world.rollout().phase == "running"
     assert runner.progress(world.rollout())[0].tally == Tally()
 
 
-def test_a_refusal_does_not_hide_what_a_device_said_before(world: World) -> None:
+def test_a_release_that_no_source_has_as_signed_stops_its_rollout(world: World) -> None:
     runner = world.runner()
     runner.create(["latest"], PLAN)
     runner.run_pending()
-    canary = world.admitted(world.fleet)[0]
-    world.reports(canary, "committed", 1)
-    world.reports(canary, "refused", 2)
-    assert runner.progress(world.rollout())[0].tally == Tally(committed=1)
+    for one in world.admitted(world.fleet):
+        world.reports(one, "refused", 1)
+    runner.run_pending()
+    assert world.rollout().phase == "aborted"
 
 
 def test_the_latest_report_of_a_device_counts_and_it_counts_once(world: World) -> None:
