@@ -91,6 +91,8 @@ class RolloutDocument:
                 window_s=int(document["window_s"]),
             )
             bytes.fromhex(rollout.salt)
+            if rollout.to_bytes() != data:
+                raise ValueError("a field is unknown or of another type")
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"rollout document: {error!r}") from error
         if not 0 <= rollout.permille <= 1000 or rollout.window_s < 0:

@@ -138,6 +138,8 @@ def from_bytes(data: bytes) -> State:
             wakes=int(document["wakes"]),
         )
         _check(state)
+        if to_bytes(state) != data:
+            raise ValueError("a field is unknown or of another type")
     except (KeyError, TypeError, ValueError, IndexError, RolloutError) as error:
         raise FormatError(f"rollout state: {error!r}") from error
     return state
