@@ -35,8 +35,8 @@ class World:
     settle_s: float = SETTLE_S
     again_s: float = AGAIN_S
 
-    def add(self, name: str, *, connected: bool = True, **fields: object) -> str:
-        made = device(name, **fields)
+    def add(self, name: str, *, connected: bool = True, node_id: int = 7) -> str:
+        made = device(name, node_id=node_id)
         self.store.put(made)
         if connected:
             self.connect(name)
@@ -89,7 +89,8 @@ def test_a_smaller_cohort_is_a_draw_of_those_who_are_there(world: World) -> None
 @pytest.mark.parametrize("fields", [{"revoked": True}, {"node_id": 0}])
 def test_who_may_not_take_part_is_not_drawn(world: World, fields: dict[str, object]) -> None:
     fit = world.add("fit")
-    world.add("unfit", **fields)
+    world.store.put(device("unfit", **fields))
+    world.connect("unfit")
     assert drawn(world, 1) == [fit]
 
 
