@@ -268,7 +268,9 @@ SCALARS = st.one_of(
 NAMES = st.sampled_from(["secagg", "arrays", "metrics", "layout", "kind", "session", "version"])
 RECORDS = st.one_of(
     st.dictionaries(NAMES, SCALARS, max_size=4).map(lambda fields: ConfigRecord(dict(fields))),
-    st.dictionaries(NAMES, st.floats(width=32), max_size=3).map(lambda fields: MetricRecord(dict(fields))),
+    st.dictionaries(NAMES, st.floats(width=32), max_size=3).map(
+        lambda fields: MetricRecord(dict(fields))
+    ),
     st.lists(st.integers(0, 3), max_size=2).map(
         lambda sizes: ArrayRecord([np.zeros(size, np.float64) for size in sizes])
     ),
