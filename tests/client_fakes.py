@@ -44,7 +44,7 @@ def today() -> datetime:
     return datetime.now(UTC)
 
 
-def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition that another thread or process brings about."""
     deadline = today() + timedelta(seconds=seconds)
     pause = threading.Event()
