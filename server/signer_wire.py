@@ -47,6 +47,8 @@ class SignRequest:
         texts = [found.get(name) for name in names]
         if set(found) != set(names) or not all(isinstance(text, str) for text in texts):
             raise FormatError(f"expected the texts {', '.join(names)}, found {sorted(found)}")
+        for text in texts:
+            _utf8(str(text))
         return cls(*map(str, texts))
 
 
@@ -62,6 +64,7 @@ def ask(path: Path, request: SignRequest) -> bytes:
             connection.connect(str(path))
             send(connection, json.dumps(asdict(request)).encode())
             answer = _object(receive(connection))
+        metadata = _utf8(str(answer.get("metadata", "")))
     except (OSError, FormatError) as error:
         raise SignerError(
             f"the release signer does not answer at {path}: {error}",
@@ -71,7 +74,7 @@ def ask(path: Path, request: SignRequest) -> bytes:
         raise SignerError(
             f"the release signer refused: {answer['error']}", hint=str(answer.get("hint", ""))
         )
-    return str(answer.get("metadata", "")).encode()
+    return metadata
 
 
 def send(connection: socket.socket, message: bytes) -> None:
@@ -107,6 +110,13 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
             break
         received += part
     return bytes(received)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise FormatError(f"not a text: {error}") from error
 
 
 def _object(data: bytes) -> dict[str, Any]:

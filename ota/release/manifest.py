@@ -7,9 +7,10 @@ that TUF metadata grows with releases and not with files. `release.digest` is th
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError
@@ -194,10 +195,10 @@ class Release:
                 model_name=str(document["model_name"]),
                 target_group=str(document["target_group"]),
                 order=int(document["order"]),
-                files=tuple(FileEntry(**entry) for entry in document["files"]),
-                requires=Requirement(**document["requires"]),
-                trial=TrialBudget(**document["trial"]),
-                lineage=Lineage(**document["lineage"]),
+                files=tuple(_parsed(FileEntry, entry) for entry in document["files"]),
+                requires=_parsed(Requirement, document["requires"]),
+                trial=_parsed(TrialBudget, document["trial"]),
+                lineage=_parsed(Lineage, document["lineage"]),
                 not_before=canonical.from_time(document["not_before"]),
                 ramp=tuple(
                     Ceiling(canonical.from_time(step["after"]), int(step["permille"]))
@@ -243,6 +244,23 @@ def target_path(role: str, target_group: str, order: int) -> str:
         'models/auto/digits.linux-generic/3.json'
     """
     return f"models/{role}/{target_group}/{order}.json"
+
+
+P = TypeVar("P", FileEntry, Requirement, TrialBudget, Lineage)
+
+
+def _parsed(kind: type[P], entry: Mapping[str, Any]) -> P:
+    """Make a part of a manifest from what JSON has for it.
+
+    Raises:
+        TypeError: A field is missing, is not known, or has a value of another type.
+    """
+    part = kind(**entry)
+    for field in fields(kind):
+        found = type(getattr(part, field.name))
+        if found is not field.type and (found, field.type) != (int, float):  # 1.0 is written as 1
+            raise TypeError(f"{field.name}: expected {field.type}, found {found}")
+    return part
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -296,8 +296,10 @@ def _read(kind: type[S], metadata: bytes) -> Metadata[S]:
         raise FormatError(f"{kind.type} metadata: {len(metadata)} bytes, at most {MAX_METADATA}")
     try:
         parsed = Metadata[S].from_bytes(metadata)
+        _ = parsed.signed_bytes  # JSON has numbers and texts that the signed form has not
     except (*_UNREADABLE, RecursionError) as error:
-        raise FormatError(f"{kind.type} metadata: {error}") from error
+        why = str(error) or "it has no signed form"
+        raise FormatError(f"{kind.type} metadata: {why}") from error
     if not isinstance(parsed.signed, kind):
         raise FormatError(f"expected {kind.type} metadata, found {parsed.signed.type}")
     return parsed

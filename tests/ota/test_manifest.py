@@ -94,6 +94,18 @@ OUT_OF_RANGE: dict[str, tuple[tuple[str | int, ...], Any]] = {
     "a time that is none": (("not_before",), "soon"),
     "an order that is none": (("order",), "third"),
     "a lineage that lacks": (("lineage",), {}),
+    "a name that is none": (("files", 0, "name"), None),
+    "a digest that is a number": (("files", 0, "digest"), 12),
+    "a length that is a text": (("files", 0, "length"), "9"),
+    "a length that is a truth": (("files", 0, "length"), True),
+    "a length with a fraction": (("files", 0, "length"), 9.5),
+    "a role that is a list": (("files", 0, "role"), []),
+    "a model that is none": (("lineage", "model"), None),
+    "a gate report that is an object": (("lineage", "gate_report"), {}),
+    "a version that is a number": (("requires", "runtime_min"), 1.2),
+    "memory that is a text": (("requires", "ram_bytes"), "2000"),
+    "a tolerance that is a text": (("trial", "tolerance"), "0.1"),
+    "a budget that is none": (("trial",), None),
 }
 
 

@@ -1,5 +1,6 @@
 """Edits of metadata: what they add, what they never lose, and what they refuse."""
 
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -209,6 +210,15 @@ def test_metadata_of_another_kind_or_without_end_is_refused(read: Callable[[byte
         read(signing.first_root(KEYS, expires=LATER))
     with pytest.raises(FormatError, match="at most"):
         read(bytes(signing.MAX_METADATA + 1))
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), "\ud800", [[0.1]]])
+def test_metadata_that_no_key_could_have_signed_is_refused(value: Any) -> None:
+    """JSON has it, but the canonical form has not: only the signature's check would find out."""
+    document = json.loads(EMPTY)
+    document["signed"]["extra"] = value
+    with pytest.raises(FormatError, match="no signed form"):
+        signing.read_targets(json.dumps(document).encode())
 
 
 ONE = signing.countersign(added(EMPTY, 1, ALICE), BOB)

@@ -7,8 +7,9 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -183,6 +184,38 @@ def test_a_message_that_is_no_request_is_answered_with_a_reason(
 ) -> None:
     answer = json.loads(signer.answer(data, origin.keys[AUTO].signers[0], today()))
     assert set(answer) == {"error", "hint"}
+
+
+NASTY: list[Any] = [None, True, -1, 1.5, 10**30, "", "\ud800", [], [[]], {}, {"": 1}]
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value in a document."""
+    if path:
+        yield path
+    for key in document if isinstance(document, dict) else range(len(document)):
+        if isinstance(document[key], dict | list):
+            yield from places(document[key], (*path, key))
+        else:
+            yield (*path, key)
+
+
+@pytest.mark.parametrize("name", ["manifest", "gate_report", "round_record", "metadata"])
+def test_no_value_anywhere_in_a_request_ends_the_signer(origin: Origin, name: str) -> None:
+    request = request_for(case(), origin.repository.current(AUTO))
+    text = getattr(request, name)
+    for *way, last in places(json.loads(text)):
+        for value in NASTY:
+            document = inner = json.loads(text)
+            for key in way:
+                inner = inner[key]
+            inner[last] = value
+            changed = json.dumps(
+                document, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+            )
+            data = json.dumps(asdict(replace(request, **{name: changed}))).encode()
+            answer = json.loads(signer.answer(data, origin.keys[AUTO].signers[0], today()))
+            assert set(answer) in ({"error", "hint"}, {"metadata"})
 
 
 def test_a_process_signs_what_it_is_asked_to_over_its_socket(origin: Origin) -> None:

@@ -131,6 +131,14 @@ def test_a_request_with_a_part_more_is_refused() -> None:
         SignRequest.from_json(json.dumps(parts).encode())
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_with_half_a_surrogate_pair_is_refused(name: str) -> None:
+    """Python's JSON reads it, but it has no bytes: it ended the signer's process."""
+    parts = asdict(REQUEST) | {name: "\ud800"}
+    with pytest.raises(FormatError, match="not a text"):
+        SignRequest.from_json(json.dumps(parts).encode())
+
+
 @given(st.binary() | ANYTHING.map(lambda value: json.dumps(value).encode()))
 @example(b"[" * 100_000)
 @example(b'{"a":' * 100_000)
