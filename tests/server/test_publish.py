@@ -181,8 +181,9 @@ def test_what_two_approvers_signed_is_published(desk: Desk, tmp_path: Path) -> N
 
 def test_what_one_approver_signed_is_not_published(desk: Desk) -> None:
     release = release_of(b"by one")
-    with pytest.raises(RefusedError, match="1/2"):
+    with pytest.raises(RefusedError, match="1/2") as refused:
         desk.publisher.approved(desk.approved(release, signers=1), release)
+    assert "missing signers" in refused.value.hint
     assert desk.version(APPROVED) == 1
 
 

@@ -350,7 +350,7 @@ def liar(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[None]:
         thread.join()
 
 
-@pytest.mark.parametrize("data", [b"[]", b"{", b"\xff"])
+@pytest.mark.parametrize("data", [b"[]", b"{", b"\xff", rb'{"metadata":"\ud800"}'])
 def test_an_answer_that_makes_no_sense_is_an_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "s.sock"
     with liar(path, lambda c: send(c, data)), pytest.raises(SignerError, match="does not answer"):
