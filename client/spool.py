@@ -22,6 +22,8 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Final
 
+from wildflower.ota.release.files import sync_directory
+
 RECORD: Final = struct.Struct("<IQI")  # CRC-32 of what follows it, sequence, length
 SEGMENT: Final = 64 * 1024  # bytes; what one flipped byte can cost at most
 MAX_PAYLOAD: Final = 64 * 1024  # bytes; the largest summary on the wire
@@ -81,7 +83,7 @@ class Spool:
                 file.flush()
                 os.fdatasync(file.fileno())
             if is_new:
-                _sync_directory(self._directory)
+                sync_directory(self._directory)
         return sequence
 
     def pending(self, limit: int) -> list[tuple[int, bytes]]:
@@ -190,16 +192,7 @@ class Spool:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._directory / name)
-        _sync_directory(self._directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a new file's name durable, not only its bytes."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_directory(self._directory)
 
 
 def _record(sequence: int, payload: bytes) -> bytes:

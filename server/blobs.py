@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from wildflower.ota.release.files import sync_directory
 from wildflower.server.errors import BlobError, NotFoundError
 
 PIECE: Final = 1 << 20  # bytes read at a time
@@ -103,8 +104,8 @@ class BlobStore:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        _sync_directory(place.parent)
-        _sync_directory(self._root)
+        sync_directory(place.parent)
+        sync_directory(self._root)
         return found.hexdigest()
 
 
@@ -119,12 +120,3 @@ def _require(expected: str, found: str) -> None:
             f"blob {expected} is damaged: its bytes have the digest {found}",
             hint="Restore it from a backup, or build it again.",
         )
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` survive a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
