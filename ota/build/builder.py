@@ -220,7 +220,7 @@ class Builder:
             *files,
             report=report,
             requires=self._requires(device_class, recipe, onnx, found, files),
-            trial=self._trial(recipe, data, found, answers),
+            trial=self._trial(recipe, found, answers),
             is_cached=run.is_cached,
         )
 
@@ -285,18 +285,16 @@ class Builder:
             disk_bytes=2 * sum(len(data) for data in files),  # part file and slot together
         )
 
-    def _trial(
-        self, recipe: Recipe, data: bytes, found: Measurement, answers: Array
-    ) -> TrialBudget:
+    def _trial(self, recipe: Recipe, found: Measurement, answers: Array) -> TrialBudget:
         """Return what a trial must show: the build host's answers, up to correct rounding.
 
-        fp32 kernels differ by 1e-5 of the largest output at most; int8 ones by a step or two of
-        the output's own quantisation, where a wrong kernel is off by dozens of steps.
+        fp32 kernels differ by 1e-5 of the largest output at most; int8 ones by a step or two, of
+        the 255 that 8 bits divide the answers' span into, where a wrong kernel is off by dozens.
         """
         scale = float(np.abs(answers).max())
         tolerance = self._budgets.max_error * max(1.0, scale)
         if recipe.precision is Precision.INT8:
-            tolerance = 2 * quantise.output_step(data) or 0.01 * scale
+            tolerance = 2 * float(np.ptp(answers)) / 255
         return TrialBudget(
             tolerance=tolerance,
             min_agreement=0.9,  # of 16 rows one may lie on the border of two classes

@@ -42,7 +42,7 @@ class Recipe:
 
 
 def _int8(*, reduce_range: bool) -> Stage:
-    return Stage("quantise", 1, {"reduce_range": reduce_range, "form": "qdq u8s8 per-channel"})
+    return Stage("quantise", 2, {"reduce_range": reduce_range, "form": "qdq u8s8 per-channel"})
 
 
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(

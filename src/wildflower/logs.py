@@ -105,8 +105,8 @@ def configure_logging(style: LogFormat, *, verbosity: int = 0) -> None:
         JsonFormatter() if style is LogFormat.JSON else TextFormatter(line, "%H:%M:%S")
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    if verbosity:
-        logging.getLogger("wildflower").setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
+    ours = (logging.NOTSET, logging.INFO)[verbosity] if verbosity < 2 else logging.DEBUG
+    logging.getLogger("wildflower").setLevel(ours)
     if verbosity > 1:
         logging.getLogger().setLevel(logging.DEBUG)
 
