@@ -95,11 +95,11 @@ def fleet() -> tuple[Authority, tuple[Device, ...]]:
 
 
 def make_params(
-    clients: int, *, size: int = 5, session: bytes = bytes(32), **changes: int
+    clients: int, *, size: int = 5, session: bytes = bytes(32), bits: int = 32, **changes: int
 ) -> SessionParams:
     graph = plan_graph(clients)
     encoding = Encoding.for_cohort(
-        size=size, clip=1.0, max_weight=100.0, clients=clients, statistics=("loss",)
+        size=size, clip=1.0, max_weight=100.0, clients=clients, statistics=("loss",), bits=bits
     )
     given = {"threshold": graph.threshold, "degree": graph.degree, **changes}
     return SessionParams(session, "t1", 1, encoding=encoding, **given)
@@ -136,9 +136,8 @@ class Play:
         self.session = Session(self.params, self.devices.keys(), ca=self.authority.certificate)
         size = self.params.encoding.size
         for number, device in enumerate(self.devices):
-            rng = np.random.default_rng(number)
             update = make_update(number, size)
-            self.updates[device] = self.params.encoding.encode(update, rng)
+            self.updates[device] = self.params.encoding.encode(update, bytes([number]))
 
     def present(self, trip: int, devices: Iterable[str]) -> list[str]:
         lost = {device for t, those in self.gone.items() if t <= trip for device in those}

@@ -121,7 +121,7 @@ def _with_fp32_output(model: "onnx.ModelProto") -> "onnx.ModelProto":
     for output in graph.output:
         widened = makers.get(output.name)
         rounded = makers.get(widened.input[0]) if widened is not None else None
-        if rounded is None or rounded.op_type != "QuantizeLinear":
+        if widened is None or rounded is None or rounded.op_type != "QuantizeLinear":
             continue
         source = makers.get(rounded.input[0])
         if source is None or _uses(graph, rounded.input[0]) > 1:

@@ -24,14 +24,14 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
 
-import numpy as np
 from cryptography import x509
 
 from wildflower.strategies.errors import ProtocolError
+from wildflower.strategies.fixed_point import Residues
 from wildflower.strategies.secagg import fields as flat
 from wildflower.strategies.secagg import keys
 from wildflower.strategies.secagg.client_state import Phase, State
-from wildflower.strategies.secagg.masking import Residues, add_masks
+from wildflower.strategies.secagg.masking import add_masks
 from wildflower.strategies.secagg.messages import (
     SHARE,
     Advertisement,
@@ -222,8 +222,12 @@ def mask(state: State, residues: Residues) -> tuple[State, Masked]:
         ProtocolError: There is a masked update already, or it is too early for one.
     """
     phase = _target(state, Masked)
-    if residues.shape != (state.params.encoding.length,) or residues.dtype != np.uint32:
-        raise ValueError(f"{state.params.encoding.length} residues, found {residues.shape}")
+    encoding = state.params.encoding
+    if residues.shape != (encoding.length,) or residues.dtype != encoding.dtype:
+        raise ValueError(
+            f"{encoding.length} residues of {encoding.bits} bits, found {residues.dtype}"
+            f" of shape {residues.shape}"
+        )
     _, masking, seed = state.secrets
     session = state.params.session
     plus: list[bytes] = [keys.self_mask_key(seed, session)]
@@ -234,7 +238,7 @@ def mask(state: State, residues: Residues) -> tuple[State, Masked]:
             (plus if state.device < neighbour.device else minus).append(key)
     total = residues.copy()
     add_masks(total, plus, minus)
-    masked = Masked(session, total.astype("<u4", copy=False).tobytes())
+    masked = Masked.of(session, total)
     return replace(state, phase=phase, secrets=(), neighbours=(), masked=masked), masked
 
 

@@ -1,9 +1,9 @@
 """Masks that cancel in the sum.
 
 A mask is a keystream: AES-256 in counter mode from IV 0^12 || 00000002, read as little-endian
-32-bit residues. A fixed IV is safe because a key serves one session and one pair (or one client).
-The very same bytes are the ciphertext of zeros under AES-256-GCM with a zero nonce, which is twice
-as fast where OpenSSL has vector AES, so that is how they are made here.
+residues of 16 or 32 bits. A fixed IV is safe because a key serves one session and one pair (or one
+client). The very same bytes are the ciphertext of zeros under AES-256-GCM with a zero nonce, which
+is twice as fast where OpenSSL has vector AES, so that is how they are made here.
 
 Client u adds the mask it shares with v if u < v and subtracts it otherwise, so they vanish from the
 sum of both; its own mask, which is added, is taken off with the seed its neighbours give back.
@@ -16,19 +16,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-Residues = npt.NDArray[np.uint32]
-"""Integers modulo 2**32, shape (length,)."""
+from wildflower.strategies.fixed_point import Residues
 
-CHUNK: Final = 1 << 17  # elements, 512 KiB: the chunk that all masks are added to stays in cache
-_ZEROS: Final = bytes(4 * CHUNK)
+CHUNK: Final = 1 << 19  # bytes: the chunk that all masks are added to stays in cache
+_ZEROS: Final = bytes(CHUNK)
 _NONCE: Final = bytes(12)
 
 
 def add_masks(residues: Residues, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
-    """Add and subtract masks in place, modulo 2**32.
+    """Add and subtract masks in place, modulo 2**32 or 2**16 as the residues' type says.
 
     Args:
         residues: What is masked or unmasked, shape (length,).
@@ -39,13 +37,15 @@ def add_masks(residues: Residues, plus: Sequence[bytes], minus: Sequence[bytes])
         *((_keystream(key), np.add) for key in plus),
         *((_keystream(key), np.subtract) for key in minus),
     ]
+    width = residues.dtype.itemsize
+    step = CHUNK // width
     # The cipher may ask for one block of room more than it writes.
-    buffer = np.empty(4 * CHUNK + 16, np.uint8)
-    mask, zeros = buffer[: 4 * CHUNK].view("<u4"), memoryview(_ZEROS)
-    for start in range(0, residues.size, CHUNK):
-        part = residues[start : start + CHUNK]
+    buffer = np.empty(CHUNK + 16, np.uint8)
+    mask, zeros = buffer[:CHUNK].view(f"<u{width}"), memoryview(_ZEROS)
+    for start in range(0, residues.size, step):
+        part = residues[start : start + step]
         for update_into, operation in steps:
-            update_into(zeros[: 4 * part.size], buffer)
+            update_into(zeros[: width * part.size], buffer)
             operation(part, mask[: part.size], out=part)
 
 

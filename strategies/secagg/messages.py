@@ -24,10 +24,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from wildflower.strategies.errors import ProtocolError
-from wildflower.strategies.fixed_point import MAX_CLIENTS, MAX_SIZE, Encoding
+from wildflower.strategies.fixed_point import MAX_CLIENTS, MAX_SIZE, Encoding, Residues
 from wildflower.strategies.secagg.fields import (
     SESSION,
     Fields,
@@ -44,9 +43,6 @@ SEALED: Final = 12 + 2 * SHARE + 16  # bytes: nonce, both shares, tag
 MAX_CERTIFICATE: Final = 4096  # bytes of DER; ours have about 450
 MAX_SIGNATURE: Final = 72  # bytes of a DER-encoded P-256 signature
 MAX_NAME: Final = 200  # characters of a training's id
-
-Residues = npt.NDArray[np.uint32]
-"""Integers modulo 2**32, shape (length,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +129,7 @@ class SessionParams:
             raise ProtocolError(f"no session parameters: {error}") from error
 
 
-_ENCODING: Final = ("size", "clip", "max_weight", "clients", "statistics")
+_ENCODING: Final = ("encoding", "bits", "size", "clip", "max_weight", "clients", "statistics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,16 +267,22 @@ class Masked:
 
     Attributes:
         session: The session's id.
-        residues: The masked residues, little-endian, 4 bytes each.
+        residues: The masked residues, little-endian, as wide as the session's encoding says.
     """
 
     session: bytes
     residues: bytes = field(repr=False)
 
-    @property
-    def vector(self) -> Residues:
-        """The residues as a read-only array, shape (length,)."""
-        return np.frombuffer(self.residues, "<u4").astype(np.uint32, copy=False)
+    @classmethod
+    def of(cls, session: bytes, vector: Residues) -> Self:
+        """Return the message that carries masked residues."""
+        return cls(session, vector.astype(f"<u{vector.itemsize}", copy=False).tobytes())
+
+    def vector(self, dtype: "np.dtype[Any]") -> Residues:
+        """Return the residues as a read-only array, shape (length,), of a type they fill."""
+        little = np.frombuffer(self.residues, dtype.newbyteorder("<"))
+        found: Residues = little.astype(dtype, copy=False)
+        return found
 
     def to_fields(self) -> dict[str, Any]:
         """Return the flat form."""
@@ -294,10 +296,7 @@ class Masked:
             ProtocolError: No masked update.
         """
         reader = Reader("masked", fields, ("residues",))
-        residues = reader.octets("residues", 4 * (MAX_SIZE + MAX_CLIENTS))
-        if len(residues) % 4:
-            raise ProtocolError(f"masked: {len(residues)} bytes are no 32-bit residues")
-        return cls(reader.session, residues)
+        return cls(reader.session, reader.octets("residues", 4 * (MAX_SIZE + MAX_CLIENTS)))
 
 
 @dataclass(frozen=True, slots=True)

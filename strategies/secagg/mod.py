@@ -140,8 +140,7 @@ class SecAggMod:
         if evaluate_only:
             update = replace(update, vector=np.zeros(encoding.size, np.float32), weight=0.0)
         check_update(update, encoding.size, evaluate_only=evaluate_only)
-        seed = int.from_bytes(self.entropy(16))
-        residues = encoding.encode(update, np.random.default_rng(seed))
+        residues = encoding.encode(update, self.entropy(32))
         state, masked = client.mask(state, residues)
         self._save(state)
         return wire.secagg_content(masked)

@@ -28,9 +28,10 @@ import numpy as np
 from cryptography import x509
 
 from wildflower.strategies.errors import ProtocolError, SessionAbortedError
+from wildflower.strategies.fixed_point import Residues
 from wildflower.strategies.secagg import keys
 from wildflower.strategies.secagg.graph import SMALLEST, neighbours
-from wildflower.strategies.secagg.masking import Residues, add_masks
+from wildflower.strategies.secagg.masking import add_masks
 from wildflower.strategies.secagg.messages import (
     Advertisement,
     Delivery,
@@ -102,7 +103,7 @@ class Session:
         self._advertised: dict[str, Advertisement] = {}
         self._neighbours: dict[str, tuple[str, ...]] = {}
         self._shared: dict[str, Shares] = {}
-        self._total: Residues = np.zeros(params.encoding.length, np.uint32)
+        self._total: Residues = np.zeros(params.encoding.length, params.encoding.dtype)
         self._masked: set[str] = set()
         self._requests: dict[str, UnmaskRequest] = {}
         self._revealed: dict[str, Reveal] = {}
@@ -185,11 +186,12 @@ class Session:
         self._shared[sender] = message
 
     def _take_masked(self, sender: str, message: Masked) -> None:
-        if message.vector.shape != self._total.shape:
+        if len(message.residues) != self._total.nbytes:
             raise ProtocolError(
-                f"{sender} sends {message.vector.size} residues, expected {self._total.size}"
+                f"{sender} sends {len(message.residues)} bytes of residues, expected"
+                f" {self._total.nbytes}"
             )
-        np.add(self._total, message.vector, out=self._total)
+        np.add(self._total, message.vector(self._total.dtype), out=self._total)
         self._masked.add(sender)
 
     def _take_reveal(self, sender: str, message: Reveal) -> None:

@@ -13,10 +13,10 @@ from wildflower.strategies.errors import CapacityError, ProtocolError, UpdateRef
 from wildflower.strategies.fixed_point import (
     CHUNK,
     CLIPPED,
-    LARGEST,
     MAX_CLIENTS,
     MAX_SIZE,
     Encoding,
+    Residues,
 )
 
 ENCODING = Encoding(4, 1.0, 100.0, 8, (("loss", 0.5), ("hits", 1.0)))
@@ -39,26 +39,31 @@ def make_cohort(clients: int, size: int, clip: float) -> list[Update]:
     ]
 
 
-def encode_all(encoding: Encoding, cohort: list[Update]) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    return np.stack([encoding.encode(u, np.random.default_rng(i)) for i, u in enumerate(cohort)])
+def encode_all(encoding: Encoding, cohort: list[Update]) -> Residues:
+    return np.stack([encoding.encode(u, bytes([i])) for i, u in enumerate(cohort)])
+
+
+def signed(residues: Residues) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return residues.view(f"i{residues.itemsize}").astype(np.int64)
 
 
 @given(
     st.integers(1, 12),
     st.sampled_from([0, 1, 7, CHUNK - 1, CHUNK, CHUNK + 3]),
     st.sampled_from([1e-3, 1.0, 37.5]),
+    st.sampled_from([16, 32]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_sum_is_exact_and_within_a_quantum_a_client(
-    clients: int, size: int, clip: float
+    clients: int, size: int, clip: float, bits: int
 ) -> None:
     encoding = Encoding.for_cohort(
-        size=size, clip=clip, max_weight=100.0, clients=12, statistics=("loss", "hits")
+        size=size, clip=clip, max_weight=100.0, clients=12, statistics=("loss", "hits"), bits=bits
     )
     cohort = make_cohort(clients, size, clip)
     rows = encode_all(encoding, cohort)
-    total = encoding.decode(rows.sum(axis=0, dtype=np.uint32), clients)
-    plain = rows.view(np.int32).astype(np.int64).sum(axis=0)
+    total = encoding.decode(rows.sum(axis=0, dtype=encoding.dtype), clients)
+    plain = signed(rows).sum(axis=0)
     assert np.array_equal(total.vector, plain[:size] * encoding.quantum)
     true = sum(
         (u.weight * np.clip(u.vector.astype(np.float64), -clip, clip) for u in cohort),
@@ -82,7 +87,7 @@ def test_the_sum_is_exact_and_within_a_quantum_a_client(
 def test_numbers_by_hand() -> None:
     encoding = Encoding(2, 2.0, 4.0, 1, (("loss", 0.25),))
     update = Update(np.array([1.0, -9.0], np.float32), 4.0, {"loss": -1.5})
-    residues = encoding.encode(update, np.random.default_rng(0)).view(np.int32).tolist()
+    residues = encoding.encode(update, bytes([0])).view(np.int32).tolist()
     # levels = 2**31 - 2: half of the bound is half of them, and -9 is clipped to all of them;
     # one client of weight up to 4 leaves 2**29 quanta to a unit, less the rounding to fit: 2**28.
     assert residues == [2**30 - 1, -(2**31 - 2), 4 * 2**28, 1, -6]
@@ -95,28 +100,45 @@ def test_rounding_has_no_bias() -> None:
     encoding = make_encoding(size=200_000, clients=1_000_0)
     value = np.float32(0.3 * encoding.clip / encoding.levels)  # 0.3 of a quantum
     update = Update(np.full(200_000, value), 100.0, {})
-    levels = encoding.encode(update, np.random.default_rng(1))[:200_000].view(np.int32)
+    levels = encoding.encode(update, bytes([1]))[:200_000].view(np.int32)
     assert set(levels.tolist()) == {0, 1}
     assert abs(levels.mean() - 0.3) < 6 * math.sqrt(0.21 / 200_000)
 
 
-def test_the_extremes_of_a_full_cohort_do_not_wrap() -> None:
+@pytest.mark.parametrize("bits", [16, 32])
+def test_the_extremes_of_a_full_cohort_do_not_wrap(bits: int) -> None:
     for clients in (1, 3, 8, 1000):
         encoding = Encoding.for_cohort(
-            size=2, clip=0.1, max_weight=7.0, clients=clients, statistics=("loss",)
+            size=2, clip=0.1, max_weight=7.0, clients=clients, statistics=("loss",), bits=bits
         )
         update = Update(np.array([1e30, -1e30], np.float32), 1e9, {"loss": 16 * 7.0})
-        row = encoding.encode(update, np.random.default_rng(0))
-        assert np.all(np.abs(row.view(np.int32).astype(np.int64)) * clients <= LARGEST)
-        total = encoding.decode(row * np.uint32(clients), clients)
+        row = encoding.encode(update, bytes([0]))
+        assert np.all(np.abs(signed(row)) * clients < 2 ** (bits - 1))
+        total = encoding.decode(row * encoding.dtype.type(clients), clients)
         assert total.vector == pytest.approx([0.7 * clients, -0.7 * clients], rel=1e-6)
+        assert len(row) == 2 + 3 * encoding.digits
         assert total.weight == 7.0 * clients
         assert total.statistics == {"loss": 112.0 * clients, CLIPPED: 2.0 * clients}
 
 
+def test_sixteen_bits_are_half_as_much_and_count_as_exactly() -> None:
+    wide, narrow = make_encoding(clients=100), make_encoding(clients=100, bits=16)
+    assert (narrow.levels, wide.levels) == (326, 21_474_835)
+    assert (narrow.digit, narrow.digits, wide.digits) == (8, 4, 1)
+    assert narrow.weight_quantum == wide.weight_quantum
+    assert make_encoding(size=10**6, clients=100, bits=16).length * 2 / 10**6 < 2.001
+
+
+def test_a_cohort_that_leaves_too_few_levels_is_refused() -> None:
+    assert make_encoding(clients=4095, bits=16).levels == 7
+    with pytest.raises(CapacityError, match="4096 clients leave 6 levels") as caught:
+        make_encoding(clients=4096, bits=16)
+    assert "32-bit" in caught.value.hint
+
+
 def test_a_session_that_only_evaluates_has_weight_zero() -> None:
     update = Update(np.zeros(4, np.float32), 0.0, {"loss": 3.0, "hits": 2.0})
-    total = ENCODING.decode(ENCODING.encode(update, np.random.default_rng(0)), 1)
+    total = ENCODING.decode(ENCODING.encode(update, bytes([0])), 1)
     assert not total.vector.any()
     assert (total.weight, total.statistics["loss"]) == (0.0, 3.0)
 
@@ -138,13 +160,13 @@ def test_an_enormous_model_counts_its_clipped_elements_coarsely_and_never_to_zer
 )
 def test_statistics_that_do_not_fit_are_named(statistics: dict[str, float], reason: str) -> None:
     with pytest.raises(CapacityError, match=reason):
-        ENCODING.encode(Update(np.ones(4, np.float32), 1.0, statistics), np.random.default_rng(0))
+        ENCODING.encode(Update(np.ones(4, np.float32), 1.0, statistics), bytes([0]))
 
 
 def test_nothing_that_is_no_number_is_ever_encoded() -> None:
     update = Update(np.full(4, np.nan, np.float32), 1.0, {"loss": 1.0, "hits": 1.0})
     with pytest.raises(UpdateRefusedError, match="4 of 4"):
-        ENCODING.encode(update, np.random.default_rng(0))
+        ENCODING.encode(update, bytes([0]))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +175,7 @@ def test_nothing_that_is_no_number_is_ever_encoded() -> None:
         {"size": -1},
         {"size": MAX_SIZE + 1},
         {"clients": 0},
+        {"bits": 8},
         {"clients": MAX_CLIENTS + 1},
         {"clip": 0.0},
         {"clip": math.nan},
@@ -238,6 +261,8 @@ FIELDS = ENCODING.to_fields()
         {**FIELDS, "statistics": "loss=one"},
         {**FIELDS, "statistics": "loss=nan"},
         {**FIELDS, "clients": 0},
+        {**FIELDS, "encoding": "skellam"},
+        {**FIELDS, "bits": 24},
     ],
     ids=str,
 )

@@ -296,7 +296,7 @@ def test_masking_leaves_the_callers_residues_alone() -> None:
     before = SEAT.residues.copy()
     masked = client.mask(STATES[Phase.OPENED], SEAT.residues)[1]
     assert np.array_equal(SEAT.residues, before)
-    assert not np.array_equal(masked.vector, before)
+    assert not np.array_equal(masked.vector(before.dtype), before)
 
 
 @pytest.mark.parametrize("phase", Phase)

@@ -10,14 +10,16 @@ from scipy import stats
 from wildflower.strategies.secagg.masking import CHUNK, add_masks
 
 KEY = bytes(range(32))
-SIZES = [0, 1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5]
+STEP = CHUNK // 4
+SIZES = [0, 1, 3, STEP - 1, STEP, STEP + 1, 2 * STEP + 1, 4 * STEP + 5]
 
 
+@pytest.mark.parametrize("width", [2, 4])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_mask_is_the_keystream_of_counter_mode(size: int) -> None:
+def test_a_mask_is_the_keystream_of_counter_mode(size: int, width: int) -> None:
     counter = Cipher(algorithms.AES(KEY), modes.CTR(bytes(12) + b"\0\0\0\2")).encryptor()
-    expected = np.frombuffer(counter.update(bytes(4 * size)), "<u4")
-    residues = np.zeros(size, np.uint32)
+    expected = np.frombuffer(counter.update(bytes(width * size)), f"<u{width}")
+    residues = np.zeros(size, f"u{width}")
     add_masks(residues, [KEY], [])
     assert np.array_equal(residues, expected)
 

@@ -137,7 +137,6 @@ CHANGES: dict[str, tuple[str, dict[str, object], str]] = {
     "a huge certificate": ("advertisement", {"certificate": bytes(4097)}, "1 to 4096 bytes"),
     "a text for bytes": ("advertisement", {"signature": "sig"}, "1 to 72 bytes"),
     "two devices": ("advertisement", {"device": bytes(64)}, "1 times 32 bytes"),
-    "odd residues": ("masked", {"residues": bytes(7)}, "7 bytes are no 32-bit residues"),
     "a short session": ("masked", {"session": bytes(31)}, "times 32 bytes"),
     "a text for a number": ("params", {"round": "1"}, "a whole number"),
     "no training": ("params", {"training": ""}, "1 to 200 characters"),

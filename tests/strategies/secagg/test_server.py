@@ -134,7 +134,7 @@ def test_what_the_server_sees_of_extreme_updates_looks_uniform() -> None:
     for device, value in zip(play.devices, (0, 0xFFFFFFFF, 0x7FFFFFFF), strict=True):
         play.updates[device] = np.full(play.params.encoding.length, value, np.uint32)
     assert np.array_equal(play.run(), play.plain_sum())
-    vectors = [message.vector for message in play.sent if isinstance(message, Masked)]
+    vectors = [m.vector(np.dtype(np.uint32)) for m in play.sent if isinstance(m, Masked)]
     for vector in vectors:
         for byte in range(4):
             counts = np.bincount(vector.view(np.uint8)[byte::4], minlength=256)
@@ -308,7 +308,7 @@ SPOILT: dict[str, tuple[Any, str, int]] = {
     ),
     "residues too few": (
         spoil(Masked, VICTIM, residues=lambda m: m.residues[:-4]),
-        "sends 7 residues, expected 8",
+        "sends 28 bytes of residues, expected 32",
         7,
     ),
     "a seed share too few": (
