@@ -1,6 +1,6 @@
 """The device's Flower ClientApp: the device's app behind the device's policy.
 
-    message -> Outgoing (policy) -> SecAggMod (packing, masking) -> app (training)
+    message -> Outgoing (policy) -> UpdateMod (packing, protecting) -> app (training)
 
 `app` is what Flower's own `flower-supernode` loads; give it the device's directory with
 `--node-config 'directory="/path"'`. Our agent's training child uses the same parts.
@@ -19,8 +19,9 @@ from wildflower.client.local_app import find_app
 from wildflower.client.outgoing import Guard, Outgoing
 from wildflower.client.policy import load_policy
 from wildflower.strategies import round_messages as wire
+from wildflower.strategies.mod import App, UpdateMod
 from wildflower.strategies.secagg.keys import load_ca
-from wildflower.strategies.secagg.mod import App, SecAggMod
+from wildflower.strategies.secagg.protection import SecAgg
 from wildflower.strategies.secagg.sessions import DirectorySessions
 
 DIRECTORY: Final = "directory"
@@ -36,8 +37,8 @@ def guard_of(directory: Path) -> Guard:
     identity, policy = Identity.load(directory), load_policy(directory)
     sessions = DirectorySessions(directory / "training")
     ca = load_ca(identity.ca_pem)
-    mod = SecAggMod(identity, ca, sessions, min_cohort=policy.min_cohort)
-    return Guard(Outgoing(policy.secagg, sessions), mod)
+    protections = (SecAgg(identity, ca, sessions, min_cohort=policy.min_cohort),)
+    return Guard(Outgoing(policy.secagg, protections), UpdateMod(protections))
 
 
 def device_app(find: Callable[[Context], App]) -> ClientApp:

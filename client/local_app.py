@@ -19,7 +19,7 @@ from wildflower.client.errors import TrainingError
 from wildflower.client.training import Plan, evaluate, split_validation, train
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.arrays import Parameters
-from wildflower.strategies.secagg.mod import App
+from wildflower.strategies.mod import App
 from wildflower.strategies.task import Examples, Task, find_task
 
 Scalar = bool | float | int | str

@@ -1,21 +1,20 @@
 """The device's own policy, held against every message that is about to leave it.
 
-A server can ask for anything; a device whose policy says `secagg: required` answers with what the
-secure-aggregation protocol made for this very session, or with an error. The check is on the
-message itself: an app that answers on its own, or goes around the mod, changes nothing.
+A server can ask for anything; a device whose policy says `secagg: required` answers with what one
+of its protections (secure aggregation, above all) made for this very session, or with an error.
+The check is on the message itself: an app that answers on its own, or goes around the mod, changes
+nothing.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from flwr.app import Context, Error, Message
 
-from wildflower.strategies import round_messages as wire
-from wildflower.strategies.errors import StoredStateError
-from wildflower.strategies.secagg.client_state import State
-from wildflower.strategies.secagg.mod import REFUSED, App, SecAggMod
-from wildflower.strategies.secagg.sessions import SessionStore
+from wildflower.strategies.mod import REFUSED, App, UpdateMod
+from wildflower.strategies.protection import Protection
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +29,17 @@ class Outgoing:
     Attributes:
         secagg: "allowed": the server decides; anything else, and above all "required": nothing
             leaves in plain.
-        sessions: Where the states of the device's sessions are kept.
+        protections: The ways in which updates of this device may be protected.
     """
 
     secagg: str
-    sessions: SessionStore
+    protections: Sequence[Protection]
 
     def __call__(self, message: Message, context: Context, call_next: App) -> Message:
         """Have a message answered, unless no answer to it may leave."""
         if self.secagg == "allowed":
             return call_next(message, context)
-        if wire.SECAGG not in message.content.config_records:
+        if not any(each.record in message.content.config_records for each in self.protections):
             return self._refusal(message, "its policy demands secure aggregation")
         reply = call_next(message, context)
         if reply.has_error():
@@ -55,21 +54,12 @@ class Outgoing:
         return Message(Error(REFUSED, f"the device refuses: {why}"), reply_to=message)
 
     def _is_protected(self, reply: Message) -> bool:
-        """Tell whether a reply holds one message of a session of ours, as it was stored."""
+        """Tell whether a reply holds one message of one protection of ours, as it was stored."""
         content = reply.content
-        if list(content) != [wire.SECAGG] or wire.SECAGG not in content.config_records:
-            return False
-        fields = dict(content.config_records[wire.SECAGG])
-        session = fields.get("session")
-        stored = self.sessions.load(session) if isinstance(session, bytes) else None
-        if stored is None:
-            return False
-        try:
-            state = State.from_bytes(stored)
-        except StoredStateError:
-            return False
-        made = (state.advertisement, state.shares, state.masked, state.reveal)
-        return any(each is not None and each.to_fields() == fields for each in made)
+        for protection in self.protections:
+            if list(content) == [protection.record] and protection.record in content.config_records:
+                return protection.made(dict(content.config_records[protection.record]))
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +68,11 @@ class Guard:
 
     Attributes:
         outgoing: The device's policy, outermost.
-        mod: Packing and masking.
+        mod: Packing and protecting.
     """
 
     outgoing: Outgoing
-    mod: SecAggMod
+    mod: UpdateMod
 
     def around(self, app: App) -> App:
         """Return the app behind the mod behind the policy."""

@@ -34,7 +34,7 @@ from wildflower.client.local_app import Scalar, find_app, flower_app_config
 from wildflower.logs import LogFormat, configure_logging
 from wildflower.strategies.errors import LinkError, RunEndedError, StrategyError
 from wildflower.strategies.flower_compat.fleet import FleetConnection
-from wildflower.strategies.secagg.mod import FAILED, App
+from wildflower.strategies.mod import FAILED, App
 
 log = logging.getLogger(__name__)
 

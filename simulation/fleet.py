@@ -20,7 +20,8 @@ from wildflower.simulation.partition import partition
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import Layout, Parameters, Vector
 from wildflower.strategies.initial import initial_model
-from wildflower.strategies.secagg.mod import SecAggMod
+from wildflower.strategies.mod import UpdateMod
+from wildflower.strategies.secagg.protection import SecAgg
 from wildflower.strategies.secagg.sessions import MemorySessions
 from wildflower.strategies.task import Examples, Task
 from wildflower.strategies.trips import RoundRequest, RoundResult, plain_round, secure_round
@@ -166,16 +167,15 @@ class _Fleet:
         self._largest = max(len(part) for part in parts)
 
     def _device(self, index: int, examples: Examples) -> App:
-        sessions = MemorySessions()
-        mod = SecAggMod(
+        secagg = SecAgg(
             self._ca.enrol(),
             self._ca.certificate,
-            sessions,
+            MemorySessions(),
             entropy=seeded_entropy(f"{self._scenario.seed}/device/{index}"),
         )
         local = Local(self._task, examples)
-        policy = Outgoing("required" if self._scenario.secure else "allowed", sessions)
-        return Guard(policy, mod).around(local_app(lambda _: local))
+        policy = Outgoing("required" if self._scenario.secure else "allowed", (secagg,))
+        return Guard(policy, UpdateMod((secagg,))).around(local_app(lambda _: local))
 
     def round(self, number: int, vector: Vector, *, evaluate_only: bool) -> RoundResult:
         """Go through one round."""

@@ -141,6 +141,11 @@ class Encoding:
         return cls(size, clip, max_weight, clients, named, bits)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the statistics."""
+        return tuple(name for name, _ in self.statistics)
+
+    @property
     def dtype(self) -> "np.dtype[np.unsignedinteger[Any]]":
         """Type of a residue: uint16 or uint32."""
         return np.dtype(f"u{self.bits // 8}")

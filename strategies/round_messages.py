@@ -142,9 +142,26 @@ def statistics_of(metrics: Mapping[str, float], names: Sequence[str]) -> dict[st
     }
 
 
+def protected_content(record: str, message: Fielded) -> RecordDict:
+    """Return a message of a protection as Flower carries it: in its record, and nothing else."""
+    return RecordDict({record: ConfigRecord(message.to_fields())})
+
+
+def protected_fields(content: RecordDict, record: str) -> dict[str, Any]:
+    """Return the flat form of a protection's message.
+
+    Raises:
+        ProtocolError: The Flower message holds none.
+    """
+    found = content.config_records.get(record)
+    if found is None:
+        raise ProtocolError(f"the message lacks the record {record!r}")
+    return dict(found)
+
+
 def secagg_content(message: Fielded) -> RecordDict:
     """Return a message of a secure-aggregation session as Flower carries it."""
-    return RecordDict({SECAGG: ConfigRecord(message.to_fields())})
+    return protected_content(SECAGG, message)
 
 
 def secagg_fields(content: RecordDict) -> dict[str, Any]:
@@ -153,10 +170,7 @@ def secagg_fields(content: RecordDict) -> dict[str, Any]:
     Raises:
         ProtocolError: The Flower message holds none.
     """
-    record = content.config_records.get(SECAGG)
-    if record is None:
-        raise ProtocolError(f"the message lacks the record {SECAGG!r}")
-    return dict(record)
+    return protected_fields(content, SECAGG)
 
 
 def _read_flat(content: RecordDict) -> Vector:

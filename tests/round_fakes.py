@@ -12,7 +12,8 @@ from wildflower.simulation.fleet import seeded_entropy
 from wildflower.simulation.grid import App, Death, InProcessGrid
 from wildflower.simulation.identities import SimulatedCa
 from wildflower.strategies.arrays import Layout, Update
-from wildflower.strategies.secagg.mod import SecAggMod
+from wildflower.strategies.mod import UpdateMod
+from wildflower.strategies.secagg.protection import SecAgg
 from wildflower.strategies.secagg.sessions import MemorySessions, SessionStore
 from wildflower.strategies.trips import RoundRequest
 
@@ -82,17 +83,18 @@ class Fleet:
     ) -> None:
         self.ca = SimulatedCa()
         self.seen: list[Message] = []
-        self.guards = [self._guard(index, secagg, sessions()) for index in range(len(apps))]
+        self.sessions = [sessions() for _ in apps]
+        self.secagg = [self._secagg(index) for index in range(len(apps))]
+        self.guards = [Guard(Outgoing(secagg, (each,)), UpdateMod((each,))) for each in self.secagg]
         self.nodes = [11 + index for index in range(len(apps))]
         guarded = [guard.around(app) for guard, app in zip(self.guards, apps, strict=True)]
         self.grid = InProcessGrid(
             dict(zip(self.nodes, guarded, strict=True)), dies=dies, watch=self.seen.append
         )
 
-    def _guard(self, index: int, secagg: str, sessions: SessionStore) -> Guard:
+    def _secagg(self, index: int) -> SecAgg:
         entropy = seeded_entropy(f"test/{index}")
-        mod = SecAggMod(self.ca.enrol(), self.ca.certificate, sessions, entropy=entropy)
-        return Guard(Outgoing(secagg, sessions), mod)
+        return SecAgg(self.ca.enrol(), self.ca.certificate, self.sessions[index], entropy=entropy)
 
 
 def request(**changes: object) -> RoundRequest:

@@ -25,9 +25,11 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from wildflower.strategies.encodings import SumEncoding, read_encoding
 from wildflower.strategies.errors import ProtocolError
-from wildflower.strategies.fixed_point import MAX_CLIENTS, MAX_SIZE, Encoding, Residues
+from wildflower.strategies.fixed_point import MAX_CLIENTS, MAX_SIZE, Residues
 from wildflower.strategies.secagg.fields import (
+    HEADER,
     SESSION,
     Fields,
     Reader,
@@ -63,7 +65,7 @@ class SessionParams:
     round: int
     threshold: int
     degree: int
-    encoding: Encoding
+    encoding: SumEncoding
 
     def __post_init__(self) -> None:
         """Refuse what would make no session."""
@@ -115,7 +117,8 @@ class SessionParams:
             CapacityError: The cohort's sums do not fit into the residues.
         """
         own = ("training", "round", "threshold", "degree")
-        reader = Reader("params", fields, (*own, *_ENCODING))
+        rest = {name: fields[name] for name in fields if name not in {*own, *HEADER}}
+        reader = Reader("params", fields, (*own, *rest))
         try:
             return cls(
                 reader.session,
@@ -123,13 +126,10 @@ class SessionParams:
                 reader.integer("round"),
                 reader.integer("threshold"),
                 reader.integer("degree"),
-                Encoding.from_fields({name: fields[name] for name in _ENCODING}),
+                read_encoding(rest),
             )
         except ValueError as error:
             raise ProtocolError(f"no session parameters: {error}") from error
-
-
-_ENCODING: Final = ("encoding", "bits", "size", "clip", "max_weight", "clients", "statistics")
 
 
 @dataclass(frozen=True, slots=True)

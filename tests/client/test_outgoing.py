@@ -20,7 +20,7 @@ from wildflower.strategies import round_messages as wire
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.errors import RoundAbortedError
 from wildflower.strategies.flower_compat.messages import assume_identity
-from wildflower.strategies.secagg.mod import App
+from wildflower.strategies.mod import App
 from wildflower.strategies.trips import plain_round, secure_round
 
 CONTEXT = Context(run_id=1, node_id=11, node_config={}, state=RecordDict(), run_config={})
@@ -114,7 +114,7 @@ def test_what_the_protocol_made_may_leave(fleet: Fleet) -> None:
 
 def test_a_damaged_session_lets_nothing_out(fleet: Fleet) -> None:
     content = stored_record(fleet)
-    sessions = fleet.guards[0].outgoing.sessions
+    sessions = fleet.sessions[0]
     for session, saved in list(sessions.sessions()):
         sessions.save(session, b"damaged", now=saved)
     assert fleet.guards[0].outgoing(message(), CONTEXT, goes_around(content)).has_error()

@@ -25,8 +25,9 @@ from wildflower.strategies import round_messages as wire
 from wildflower.strategies.arrays import Layout
 from wildflower.strategies.errors import LayoutError, UpdateRefusedError
 from wildflower.strategies.flower_compat.messages import SERVER_NODE, assume_identity
+from wildflower.strategies.mod import FAILED, REFUSED, UpdateMod
 from wildflower.strategies.secagg.client_state import State
-from wildflower.strategies.secagg.mod import FAILED, REFUSED, SecAggMod
+from wildflower.strategies.secagg.protection import SecAgg
 from wildflower.strategies.secagg.sessions import KEEP_S, MemorySessions
 from wildflower.strategies.trips import secure_round
 
@@ -46,7 +47,7 @@ def model(statistics: Iterable[str] = STATISTICS, parameters: object = None) -> 
 
 
 @pytest.fixture
-def mod() -> SecAggMod:
+def mod() -> UpdateMod:
     return Fleet([FlowerApp(1.0).app]).guards[0].mod
 
 
@@ -66,7 +67,7 @@ def recorded(kind: str, apps: list[FlowerApp] | None = None) -> tuple[Fleet, lis
     return fleet, [m for m in sent if m.metadata.dst_node_id == 11]
 
 
-def test_an_app_gets_named_arrays_and_the_config(mod: SecAggMod) -> None:
+def test_an_app_gets_named_arrays_and_the_config(mod: UpdateMod) -> None:
     got: list[RecordDict] = []
 
     def app(received: Message, context: Context) -> Message:
@@ -83,7 +84,7 @@ def test_an_app_gets_named_arrays_and_the_config(mod: SecAggMod) -> None:
     assert update.weight == 10
 
 
-def test_arrays_that_are_known_by_their_order_keep_it(mod: SecAggMod) -> None:
+def test_arrays_that_are_known_by_their_order_keep_it(mod: UpdateMod) -> None:
     parameters = {str(index): np.full(1, index, np.float32) for index in range(12)}
     seen: list[list[float]] = []
 
@@ -99,7 +100,7 @@ def test_arrays_that_are_known_by_their_order_keep_it(mod: SecAggMod) -> None:
     assert wire.read_update(reply.content, 12, ()).vector.tolist() == [1.0] * 12
 
 
-def test_statistics_are_sums_of_what_the_app_reports(mod: SecAggMod) -> None:
+def test_statistics_are_sums_of_what_the_app_reports(mod: UpdateMod) -> None:
     app = FlowerApp(1.0, 8, {"accuracy": 0.75, "seen": 3.0})
     names = ("examples", "mean.accuracy", "seen", "unknown")
     reply = mod(message(model(names)), CONTEXT, app.app)
@@ -107,7 +108,7 @@ def test_statistics_are_sums_of_what_the_app_reports(mod: SecAggMod) -> None:
     assert found == {"examples": 8.0, "mean.accuracy": 6.0, "seen": 3.0, "unknown": 0.0}
 
 
-def test_messages_of_other_servers_reach_the_app_as_they_are(mod: SecAggMod) -> None:
+def test_messages_of_other_servers_reach_the_app_as_they_are(mod: UpdateMod) -> None:
     content = RecordDict({"x": ConfigRecord({"y": 1})})
 
     def echo(received: Message, context: Context) -> Message:
@@ -126,7 +127,7 @@ def answers_an_error(received: Message, context: Context) -> Message:
 
 
 @pytest.mark.parametrize("app", [raises, answers_an_error])
-def test_what_a_failing_app_says_stays_on_the_device(mod: SecAggMod, app: App) -> None:
+def test_what_a_failing_app_says_stays_on_the_device(mod: UpdateMod, app: App) -> None:
     reply = mod(message(model()), CONTEXT, app)
     assert reply.error.code == FAILED
     assert "42" not in (reply.error.reason or "")
@@ -153,7 +154,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("why", ODD)
-def test_an_odd_answer_of_the_app_is_refused_with_its_reason(mod: SecAggMod, why: str) -> None:
+def test_an_odd_answer_of_the_app_is_refused_with_its_reason(mod: UpdateMod, why: str) -> None:
     reply = mod(message(model()), CONTEXT, ODD[why])
     assert reply.error.code == REFUSED
     assert why in (reply.error.reason or "")
@@ -186,7 +187,7 @@ def test_a_second_different_unmask_request_is_refused() -> None:
 def test_a_device_that_lost_its_session_says_so() -> None:
     fleet, [asked] = recorded(wire.UNMASK)
     fleet.guards[0].mod.end_all()
-    assert list(fleet.guards[0].mod.sessions.sessions()) == []
+    assert list(fleet.sessions[0].sessions()) == []
     reply = fleet.guards[0].mod(asked, CONTEXT, FlowerApp(1.0).app)
     assert "in no such session" in (reply.error.reason or "")
 
@@ -209,7 +210,7 @@ class FullDisk(MemorySessions):
 def test_nothing_is_sent_that_could_not_be_stored(saves: int) -> None:
     apps = [FlowerApp(0.5) for _ in range(5)]
     fleet = Fleet([each.app for each in apps], sessions=FullDisk)
-    disk = fleet.guards[0].mod.sessions
+    disk = fleet.sessions[0]
     assert isinstance(disk, FullDisk)
     disk.left = saves
     result = secure_round(
@@ -227,42 +228,42 @@ def test_nothing_is_sent_that_could_not_be_stored(saves: int) -> None:
 
 def test_a_session_that_is_smaller_than_the_policy_allows_is_refused() -> None:
     fleet, [asked] = recorded(wire.ADVERTISE)
-    mod = fleet.guards[0].mod
-    mod.end_all()
-    strict = SecAggMod(mod.identity, mod.ca, mod.sessions, min_cohort=5)
-    reply = strict(asked, CONTEXT, FlowerApp(1.0).app)
+    secagg = fleet.secagg[0]
+    secagg.end_all()
+    strict = SecAgg(secagg.identity, secagg.ca, secagg.sessions, min_cohort=5)
+    reply = UpdateMod((strict,))(asked, CONTEXT, FlowerApp(1.0).app)
     assert "this device joins 5 or more" in (reply.error.reason or "")
 
 
 def test_a_new_session_erases_those_it_makes_obsolete_and_no_others() -> None:
     fleet, [asked] = recorded(wire.ADVERTISE)
-    mod = fleet.guards[0].mod
-    (done,) = [session for session, _ in mod.sessions.sessions()]
-    stored = mod.sessions.load(done)
+    mod, sessions = fleet.guards[0].mod, fleet.sessions[0]
+    (done,) = [session for session, _ in sessions.sessions()]
+    stored = sessions.load(done)
     assert stored is not None
     now = datetime.now(UTC)
-    mod.sessions.save(b"d" * 32, b"damaged", now=now)
+    sessions.save(b"d" * 32, b"damaged", now=now)
     fields = {**wire.secagg_fields(asked.content), "session": b"n" * 32}
     for training, kept in (("training-2", True), ("training-1", False)):
         content = RecordDict({wire.SECAGG: ConfigRecord({**fields, "training": training})})
         mod(message(content, wire.ADVERTISE), CONTEXT, FlowerApp(1.0).app)
-        assert (mod.sessions.load(done) is not None) == kept
-        mod.sessions.erase(b"n" * 32)
-    assert mod.sessions.load(b"d" * 32) is None
-    mod.sessions.save(done, stored, now=now - timedelta(seconds=KEEP_S + 60))
+        assert (sessions.load(done) is not None) == kept
+        sessions.erase(b"n" * 32)
+    assert sessions.load(b"d" * 32) is None
+    sessions.save(done, stored, now=now - timedelta(seconds=KEEP_S + 60))
     content = RecordDict({wire.SECAGG: ConfigRecord({**fields, "training": "training-3"})})
     mod(message(content, wire.ADVERTISE), CONTEXT, FlowerApp(1.0).app)
-    assert mod.sessions.load(done) is None
+    assert sessions.load(done) is None
 
 
 def test_no_secret_is_left_when_a_session_is_through() -> None:
     fleet, _ = recorded(wire.UNMASK)
-    ((session, _),) = fleet.guards[0].mod.sessions.sessions()
-    state = State.from_bytes(fleet.guards[0].mod.sessions.load(session) or b"")
+    ((session, _),) = fleet.sessions[0].sessions()
+    state = State.from_bytes(fleet.sessions[0].load(session) or b"")
     assert (state.secrets, state.held) == ((), {})
 
 
-def test_an_app_without_evaluate_is_told_apart_from_a_refusal(mod: SecAggMod) -> None:
+def test_an_app_without_evaluate_is_told_apart_from_a_refusal(mod: UpdateMod) -> None:
     reply = mod(message(model(), wire.EVALUATE), CONTEXT, ClientApp())
     assert reply.error.code == FAILED
 
