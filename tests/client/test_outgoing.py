@@ -121,12 +121,12 @@ def test_a_damaged_session_lets_nothing_out(fleet: Fleet) -> None:
 
 
 def test_an_unknown_policy_counts_as_required(fleet: Fleet) -> None:
-    policy = Outgoing("typo", fleet.guards[0].outgoing.sessions)
+    policy = Outgoing("typo", fleet.secagg)
     assert policy(message(secure=False), CONTEXT, goes_around(PLAIN)).has_error()
 
 
 def test_the_policy_allowed_lets_plain_answers_out(fleet: Fleet) -> None:
-    policy = Outgoing("allowed", fleet.guards[0].outgoing.sessions)
+    policy = Outgoing("allowed", fleet.secagg)
     assert policy(message(secure=False), CONTEXT, goes_around(PLAIN)).content == PLAIN
 
 
