@@ -7,10 +7,14 @@
   x RoundAbortedError       a round ended without a model, and says why
   x IllegalEventError       the round machine was given an event its phase does not accept
   x StoredStateError        stored bytes are not a state of ours
+  x OptionError             no such option of a round, or two that decide the same thing
+  x CombinationError        options that do not go together, refused before the round starts
+  x MissingPackageError     an optional package that is needed is not installed
   + SecAggError             the secure-aggregation protocol
     x ProtocolError         the other side broke the protocol; nothing more is sent in this session
     x SessionAbortedError   the session cannot finish (too few clients left); no sum is revealed
     x CapacityError         the residues cannot hold the sum of this cohort
+    x HelperError           a helper cannot be reached, or answered what is no sum of masks
   x AppFailedError          the user's app failed; its message says no more than servers may know
   + LinkError               Flower's SuperLink, which carries the messages of a round
     x UnreachableError      it does not answer; it may come back
@@ -53,6 +57,18 @@ class StoredStateError(StrategyError):
     """Stored bytes are not a state of ours."""
 
 
+class OptionError(StrategyError):
+    """There is no such option of a round, or two decide the same thing."""
+
+
+class CombinationError(StrategyError):
+    """The options do not go together; no round was started."""
+
+
+class MissingPackageError(StrategyError):
+    """An optional package that is needed is not installed."""
+
+
 class SecAggError(StrategyError):
     """Something in the secure-aggregation protocol went wrong."""
 
@@ -67,6 +83,10 @@ class SessionAbortedError(SecAggError):
 
 class CapacityError(SecAggError):
     """The residues cannot hold the sum of this cohort."""
+
+
+class HelperError(SecAggError):
+    """A helper cannot be reached, or answered what is no sum of masks; nothing is unmasked."""
 
 
 class AppFailedError(StrategyError):

@@ -74,6 +74,9 @@ ENTRIES: Final[dict[str, Entry]] = {
         "Bring a release to devices, in stages.", ("wildflower.server.cli.rollout:app",)
     ),
     "fleet": Entry("Show the devices and what they run.", ("wildflower.server.cli.fleet:app",)),
+    "strategies": Entry(
+        "Show what can be combined, and why not.", ("wildflower.strategies.cli:app",)
+    ),
     "trace": Entry(
         "Follow anything back to its round and on to its devices.",
         ("wildflower.server.cli.trace:app",),
