@@ -153,11 +153,12 @@ def share(
     holders = sorted({state.device, *(each.device for each in roster.neighbours)})
     of_seed = _split(state, seed, holders, keys.derive(entropy, session, b"client/of-seed"))
     of_key = _split(state, masking, holders, keys.derive(entropy, session, b"client/of-key"))
+    sealing_key = keys.agreement(sealing, session, b"seal")
     shares = Shares(
         session,
         {
             each.device: keys.seal(
-                keys.agree(sealing, each.sealing_key, session, b"seal"),
+                sealing_key(each.sealing_key),
                 _nonce(entropy, session, each.device),
                 of_seed[each.device] + of_key[each.device],
                 keys.route(session, state.device, each.device),
@@ -197,10 +198,11 @@ def open_shares(state: State, delivery: Delivery) -> State:
         raise ProtocolError(
             f"{len(delivery.sealed) + 1} clients are left around this one, {state.needed} needed"
         )
-    session, sealing = state.params.session, state.secrets[0]
+    session = state.params.session
+    sealing_key = keys.agreement(state.secrets[0], session, b"seal")
     held = {
         device: keys.unseal(
-            keys.agree(sealing, known[device].sealing_key, session, b"seal"),
+            sealing_key(known[device].sealing_key),
             sealed,
             keys.route(session, device, state.device),
         )
@@ -230,11 +232,12 @@ def mask(state: State, residues: Residues) -> tuple[State, Masked]:
         )
     _, masking, seed = state.secrets
     session = state.params.session
+    pair_mask_key = keys.pair_mask_keys(masking, session)
     plus: list[bytes] = [keys.self_mask_key(seed, session)]
     minus: list[bytes] = []
     for neighbour in state.neighbours:
         if neighbour.device in state.held:
-            key = keys.pair_mask_key(masking, neighbour.masking_key, session)
+            key = pair_mask_key(neighbour.masking_key)
             (plus if state.device < neighbour.device else minus).append(key)
     total = residues.copy()
     add_masks(total, plus, minus)

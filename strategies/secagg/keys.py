@@ -18,6 +18,7 @@ Sources: RFC 7748, RFC 5869, RFC 5280, NIST SP 800-38D.
 """
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -35,6 +36,18 @@ from wildflower.strategies.errors import ProtocolError
 from wildflower.strategies.secagg.messages import Advertisement, SessionParams
 
 NONCE: Final = 12  # bytes
+_FIELD: Final = 2**255 - 19
+_FIELD_BITS: Final = 2**255 - 1  # X25519 ignores the highest bit
+_LOW_ORDER: Final = frozenset(
+    {
+        0,
+        1,
+        _FIELD - 1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    }
+)
+"""Points whose order divides 8, by their u coordinate (RFC 7748, section 6.1)."""
 _UNREADABLE: Final = (
     UnsupportedAlgorithm,
     x509.InvalidVersion,
@@ -171,19 +184,31 @@ def derive(secret: bytes, session: bytes, purpose: bytes) -> bytes:
     return HKDF(hashes.SHA256(), 32, session, b"wildflower/secagg/1/" + purpose).derive(secret)
 
 
+def agreement(private: bytes, session: bytes, purpose: bytes) -> Callable[[bytes], bytes]:
+    """Return what makes the keys that a private key shares with others' public keys.
+
+    It is loaded once, which costs as much as agreeing on one key. What is returned raises
+    `ProtocolError` for one of the few public keys that give everybody the same secret.
+    """
+    loaded = X25519PrivateKey.from_private_bytes(private)
+
+    def shared_with(public: bytes) -> bytes:
+        try:
+            shared = loaded.exchange(X25519PublicKey.from_public_bytes(public))
+        except ValueError as error:
+            raise ProtocolError("a public key is of low order") from error
+        return derive(shared, session, purpose)
+
+    return shared_with
+
+
 def agree(private: bytes, public: bytes, session: bytes, purpose: bytes) -> bytes:
     """Return the key that two holders of X25519 keys share for one purpose in one session.
 
     Raises:
         ProtocolError: The public key is one of the few that give everybody the same secret.
     """
-    try:
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(
-            X25519PublicKey.from_public_bytes(public)
-        )
-    except ValueError as error:
-        raise ProtocolError("a public key is of low order") from error
-    return derive(shared, session, purpose)
+    return agreement(private, session, purpose)(public)
 
 
 def check_order(public: bytes) -> None:
@@ -192,7 +217,8 @@ def check_order(public: bytes) -> None:
     Raises:
         ProtocolError: It is one.
     """
-    agree(bytes(31) + b"\x40", public, b"", b"")
+    if (int.from_bytes(public, "little") & _FIELD_BITS) % _FIELD in _LOW_ORDER:
+        raise ProtocolError("a public key is of low order")
 
 
 def self_mask_key(seed: bytes, session: bytes) -> bytes:
@@ -200,9 +226,9 @@ def self_mask_key(seed: bytes, session: bytes) -> bytes:
     return derive(seed, session, b"self")
 
 
-def pair_mask_key(private: bytes, public: bytes, session: bytes) -> bytes:
-    """Return the key of the mask that a pair shares."""
-    return agree(private, public, session, b"mask")
+def pair_mask_keys(private: bytes, session: bytes) -> Callable[[bytes], bytes]:
+    """Return what makes, of another's public key, the key of the mask that both share."""
+    return agreement(private, session, b"mask")
 
 
 def seal(key: bytes, nonce: bytes, plain: bytes, route: bytes) -> bytes:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from wildflower.strategies.fixed_point import Residues
 
-CHUNK: Final = 1 << 19  # bytes: the chunk that all masks are added to stays in cache
+CHUNK: Final = 1 << 17  # bytes: what is masked, the mask and the zeros stay in a core's cache
 _ZEROS: Final = bytes(CHUNK)
 _NONCE: Final = bytes(12)
 

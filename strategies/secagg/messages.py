@@ -19,6 +19,7 @@ figure 2. We deviate in that every message names the session, that advertisement
 that they hold a digest of the self-mask's seed, so that a wrong share is noticed.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -95,7 +96,7 @@ class SessionParams:
     @property
     def digest(self) -> bytes:
         """SHA-256 of the stored form, 32 bytes."""
-        return digest(self.to_fields())
+        return _digest(self)
 
     def to_fields(self) -> dict[str, Any]:
         """Return the flat form."""
@@ -130,6 +131,12 @@ class SessionParams:
             )
         except ValueError as error:
             raise ProtocolError(f"no session parameters: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(params: SessionParams) -> bytes:
+    """Return the parameters' digest, kept: the signature of every neighbour covers it."""
+    return digest(params.to_fields())
 
 
 @dataclass(frozen=True, slots=True)

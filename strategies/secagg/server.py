@@ -343,10 +343,10 @@ class Session:
         private = self._recover(device)
         if keys.public_key(private) != self._advertised[device].masking_key:
             raise self._abort(f"the revealed shares are not those of the key of {device}")
+        pair_mask_key = keys.pair_mask_keys(private, self.params.session)
         for other in self._neighbours[device]:
             if other in self._masked:
-                public = self._advertised[other].masking_key
-                key = keys.pair_mask_key(private, public, self.params.session)
+                key = pair_mask_key(self._advertised[other].masking_key)
                 (minus if other < device else plus).append(key)
 
     def _recover(self, device: str) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding as Form
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.secagg_fakes import NOW, VALID, fleet, issue, make_authority, make_device, make_params
 
 from wildflower.strategies.errors import ProtocolError
@@ -188,14 +190,35 @@ def test_pairs_agree_as_rfc_7748_says() -> None:
         "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
     )
     expected = keys.derive(shared, bytes(32), b"mask")
-    assert keys.pair_mask_key(alice, keys.public_key(bob), bytes(32)) == expected
-    assert keys.pair_mask_key(bob, keys.public_key(alice), bytes(32)) == expected
+    assert keys.pair_mask_keys(alice, bytes(32))(keys.public_key(bob)) == expected
+    assert keys.pair_mask_keys(bob, bytes(32))(keys.public_key(alice)) == expected
 
 
-@pytest.mark.parametrize("public", [bytes(32), bytes([1]) + bytes(31)], ids=["0", "1"])
-def test_keys_of_low_order_are_refused(public: bytes) -> None:
+FIELD = 2**255 - 19
+# Of some coordinates there are two encodings, and the highest bit does not count.
+ORDER_8 = (
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+)
+LOW_ORDER = [
+    *(value.to_bytes(32, "little") for value in (0, 1, FIELD - 1, FIELD, FIELD + 1)),
+    *(bytes.fromhex(digits) for digits in ORDER_8),
+]
+
+
+@pytest.mark.parametrize("top", [0, 0x80])
+@pytest.mark.parametrize("public", LOW_ORDER, ids=bytes.hex)
+def test_keys_of_low_order_are_refused(public: bytes, top: int) -> None:
+    weak = public[:31] + bytes([public[31] | top])
     with pytest.raises(ProtocolError, match="low order"):
-        keys.check_order(public)
+        keys.check_order(weak)
+    with pytest.raises(ProtocolError, match="low order"):
+        keys.agree(bytes(31) + b"\x40", weak, bytes(32), b"mask")
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_no_other_key_is_refused(private: bytes) -> None:
+    keys.check_order(keys.public_key(private))
 
 
 def test_derived_keys_differ_by_session_and_purpose() -> None:
