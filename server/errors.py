@@ -7,6 +7,7 @@
   x ConflictError           what was asked contradicts what is stored or running
   x StartError              a process or listener could not start (port in use, child died)
   x RemoteError             the operator API refused a request, or could not be reached
+  x PinError                a service shows another key than the one that was pinned
   x SignerError             the release signer refused to sign
   x StoreError              the database cannot be read or written (disk full, connection lost)
   x BlobError               a stored file is no longer what its digest says
@@ -45,6 +46,10 @@ class StartError(ServerError):
 
 class RemoteError(ServerError):
     """The operator API refused a request, or could not be reached."""
+
+
+class PinError(ServerError):
+    """A service shows another key than the one that was pinned."""
 
 
 class SignerError(ServerError):

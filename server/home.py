@@ -1,9 +1,13 @@
-"""A server's directory while it runs: one server at a time, its ports, its status and token."""
+"""A service's directory, and a server's while it runs: one at a time, ports, status and token."""
 
 import contextlib
 import fcntl
 import json
 import os
+import shutil
+import signal
+import tempfile
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -18,21 +22,48 @@ LOCK_FILE: Final = ".lock"
 
 
 @contextlib.contextmanager
-def claimed(directory: Path) -> Iterator[None]:
-    """Hold a server's directory.
+def beside(directory: Path) -> Iterator[Path]:
+    """Yield a new directory that takes the place of `directory` if the block succeeds."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{directory.name}.new-", dir=directory.parent))
+    try:
+        yield place
+        place.chmod(0o755)
+        place.rename(directory)  # takes the place of an empty directory, of no other
+    except BaseException:
+        shutil.rmtree(place)
+        raise
+
+
+@contextlib.contextmanager
+def claimed(
+    directory: Path,
+    *,
+    what: str = "a server",
+    hint: str = "See: wildflower server status --dir DIR",
+) -> Iterator[None]:
+    """Hold a service's directory.
+
+    Args:
+        directory: The service's.
+        what: What runs in it, for the error.
+        hint: What to do about another one that does.
 
     Raises:
-        StartError: Another server runs in it.
+        StartError: Another one runs in it.
     """
     with (directory / LOCK_FILE).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StartError(
-                f"a server runs in {directory} already",
-                hint="See: wildflower server status --dir DIR",
-            ) from error
+            raise StartError(f"{what} runs in {directory} already", hint=hint) from error
         yield
+
+
+def stop_at_signals(stopping: threading.Event) -> None:
+    """Set `stopping` at SIGTERM and SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
 
 
 def listeners(settings: Settings) -> dict[str, str]:

@@ -12,13 +12,10 @@
 It is built beside its place and renamed, so that an init that fails leaves nothing behind.
 """
 
-import contextlib
 import json
 import random
 import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +26,7 @@ from wildflower.ota.release.keys import APPROVED, generate_roles, key_files
 from wildflower.ota.release.repository import Repository
 from wildflower.server.ca import Authority, write_secret
 from wildflower.server.errors import ConflictError, SettingsError
+from wildflower.server.home import beside
 from wildflower.server.ports import choose_ports
 from wildflower.server.settings import Settings
 from wildflower.server.sql import SqlStore
@@ -98,7 +96,7 @@ def initialise(directory: Path, options: Options, *, now: datetime) -> Initialis
     """
     settings = _settings(directory, options)
     _require_empty(directory)
-    with _beside(directory) as place:
+    with beside(directory) as place:
         _make_directories(place)
         authority = Authority.make("Wildflower enrolment", now)
         authority.save(place / "ca")
@@ -155,20 +153,6 @@ def _require_empty(directory: Path) -> None:
             f"{directory} is not empty and is no server",
             hint="Choose another --dir; nothing in it was touched.",
         )
-
-
-@contextlib.contextmanager
-def _beside(directory: Path) -> Iterator[Path]:
-    """Yield a new directory that takes the place of `directory` if the block succeeds."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{directory.name}.new-", dir=directory.parent))
-    try:
-        yield place
-        place.chmod(0o755)
-        place.rename(directory)  # takes the place of an empty directory, of no other
-    except BaseException:
-        shutil.rmtree(place)
-        raise
 
 
 def _make_directories(place: Path) -> None:

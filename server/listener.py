@@ -33,12 +33,14 @@ class Place:
     Attributes:
         host: Address to bind.
         port: Port to bind.
-        key: Its key in server.toml, for errors.
+        key: Its key in the settings, for errors.
+        settings: Where the key is set, for errors.
     """
 
     host: str
     port: int
     key: str
+    settings: str = "in server.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def bind(place: Place) -> socket.socket:
 
 def cannot_listen(place: Place, error: OSError | RuntimeError) -> StartError:
     """Return the error that says why a listener cannot start."""
-    where = f"port {place.port} on {place.host} ({place.key} in server.toml)"
+    where = f"port {place.port} on {place.host} ({place.key} {place.settings})"
     if getattr(error, "errno", None) == errno.EADDRINUSE:
         return StartError(
             f"{where} is in use",

@@ -1,4 +1,4 @@
-"""Helpers in this process: the very code of `wildflower helper run`, without its network and disk."""
+"""Helpers in this process: the code of `wildflower helper run` without its network and disk."""
 
 from datetime import UTC, datetime
 

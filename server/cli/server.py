@@ -98,8 +98,9 @@ def init(
 @app.command("up", epilog="Example: wildflower server up --dir server")
 def up(*, directory: Directory = Path("wildflower-server")) -> UpResult:
     """Run the server until Ctrl-C or SIGTERM: all listeners, Flower, the release signer."""
-    from wildflower.server.daemon import run_server, stop_at_signals
+    from wildflower.server.daemon import run_server
     from wildflower.server.flower_link import superlink_environment
+    from wildflower.server.home import stop_at_signals
 
     show_decisions()
     os.environ.update(superlink_environment(directory.absolute()))

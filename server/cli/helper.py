@@ -1,0 +1,126 @@
+"""`wildflower helper`: set up, run and inspect a helper of one-shot aggregation."""
+
+import os
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from wildflower.logs import show_decisions
+from wildflower.server.errors import SettingsError
+
+app = typer.Typer(no_args_is_help=True, help="Set up, run and inspect a helper.")
+
+Directory = Annotated[Path, typer.Option("--dir", help="The helper's directory.")]
+
+STATEMENT: Final = (
+    "Of each session this helper tells one sum of masks, of no fewer devices than its minimum and"
+    " their own policies demand. It sees no update. Server and helper together could see each one:"
+    " let different people run them."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HelperView:
+    """A helper.
+
+    Attributes:
+        digest: SHA-256 of its key: what devices pin (policy.toml, key helpers), and the server.
+    """
+
+    directory: str
+    digest: str
+    min_cohort: int
+    ca: str
+    answered: int
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
+class HelperRunResult:
+    """A helper that has ended."""
+
+    directory: str
+    seconds: float
+
+
+@app.command(
+    "init", epilog="Example: wildflower helper init --dir helper --ca ca.pem --min-cohort 20"
+)
+def init(
+    *,
+    directory: Directory = Path("wildflower-helper"),
+    ca: Annotated[
+        Path, typer.Option("--ca", help="The enrolment CA of the devices (server: ca/ca.pem).")
+    ] = Path("ca.pem"),
+    min_cohort: Annotated[
+        int, typer.Option("--min-cohort", help="Fewest devices whose masks it adds up.")
+    ] = 3,
+) -> HelperView:
+    """Make a directory a helper: its keys, its card, the CA whose devices it believes."""
+    from wildflower.server.helper import make_helper
+
+    try:
+        ca_pem = ca.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"{ca} cannot be read: {error.strerror}", hint="Name the enrolment CA with --ca."
+        ) from error
+    make_helper(
+        directory.absolute(),
+        ca_pem=ca_pem,
+        min_cohort=min_cohort,
+        entropy=os.urandom(32),
+        now=datetime.now(UTC),
+    )
+    return _view(directory)
+
+
+@app.command("run", epilog="Example: wildflower helper run --dir helper --listen 127.0.0.1:8450")
+def run(
+    *,
+    directory: Directory = Path("wildflower-helper"),
+    listen: Annotated[
+        str, typer.Option("--listen", help="Where to listen, host:port.")
+    ] = "127.0.0.1:8450",
+) -> HelperRunResult:
+    """Run a helper until Ctrl-C or SIGTERM."""
+    from wildflower.server.helper import run_helper
+    from wildflower.server.home import stop_at_signals
+    from wildflower.server.listener import Place
+
+    host, port = _split(listen)
+    show_decisions()
+    started, stopping = datetime.now(UTC), threading.Event()
+    stop_at_signals(stopping)
+    run_helper(directory, Place(host, port, "--listen", "of this command"), stopping)
+    return HelperRunResult(str(directory), round((datetime.now(UTC) - started).total_seconds(), 3))
+
+
+@app.command("show", epilog="Example: wildflower helper show --dir helper")
+def show(*, directory: Directory = Path("wildflower-helper")) -> HelperView:
+    """Show a helper's digest, its minimum, and what it promises."""
+    return _view(directory)
+
+
+def _view(directory: Path) -> HelperView:
+    from wildflower.server.helper import opened
+
+    with opened(directory) as home:
+        card = home.helper.card
+        return HelperView(
+            str(directory), card.digest, card.min_cohort, home.ca, home.answered, STATEMENT
+        )
+
+
+def _split(listen: str) -> tuple[str, int]:
+    """Return host and port of `host:port`; a host with colons stands in brackets."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or not 0 <= int(port) <= 65_535:
+        raise SettingsError(
+            f"--listen = {listen!r} is not allowed", hint="Allowed: host:port, port in [0, 65535]."
+        )
+    return host.strip("[]"), int(port)
