@@ -18,7 +18,6 @@ import hashlib
 import logging
 import os
 import secrets
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -52,6 +51,7 @@ from wildflower.server.home import (
     read_file,
     require_free_ports,
     status_file,
+    stop_at_signals,
 )
 from wildflower.server.initial_model import make_initial
 from wildflower.server.line import LineRunner
@@ -61,6 +61,7 @@ from wildflower.server.publish import Publisher
 from wildflower.server.reception import Reception
 from wildflower.server.records import Device
 from wildflower.server.rollouts import RolloutRunner
+from wildflower.server.round_trip import Parties
 from wildflower.server.round_work import RoundTools
 from wildflower.server.rounds import Learning, RoundRunner
 from wildflower.server.settings import Settings, load_settings
@@ -147,7 +148,7 @@ class Server:
             bus,
             self.blobs,
             gathering,
-            self.authority.certificate_pem,
+            Parties(self.authority.certificate_pem),
             utc_now,
             secrets.token_bytes,
         )
@@ -329,12 +330,6 @@ def learning(settings: Settings) -> Learning:
 def _id_of(rounds: RoundRunner) -> str:
     active = rounds.active()
     return active.training_id if active else ""
-
-
-def stop_at_signals(stopping: threading.Event) -> None:
-    """Set `stopping` at SIGTERM and SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
 
 
 def main() -> int:

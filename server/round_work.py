@@ -20,12 +20,14 @@ from wildflower.server import aggregates
 from wildflower.server.cohort import Gathering
 from wildflower.server.events import EventBus, Kind
 from wildflower.server.records import Event, Model, Record, Round, Training
+from wildflower.server.round_trip import Parties, Trip, go
 from wildflower.server.store import Store
 from wildflower.strategies import round as machine
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import GlobalModel, Layout, from_safetensors, to_safetensors
 from wildflower.strategies.errors import RoundAbortedError
-from wildflower.strategies.trips import RoundRequest, RoundResult, plain_round, secure_round
+from wildflower.strategies.secagg.graph import Adversary, Security
+from wildflower.strategies.trips import RoundRequest, RoundResult
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -77,7 +79,7 @@ class RoundTools:
         bus: Makes events.
         blobs: Where aggregates and models go.
         gathering: Draws and invites.
-        ca_pem: The enrolment CA whose devices may take part.
+        parties: Whom protected rounds rely on.
         now: The clock.
         entropy: Returns so many secret random bytes.
     """
@@ -86,7 +88,7 @@ class RoundTools:
     bus: EventBus
     blobs: Blobs
     gathering: Gathering
-    ca_pem: bytes
+    parties: Parties
     now: Callable[[], datetime]
     entropy: Callable[[int], bytes] = field(repr=False)
 
@@ -119,8 +121,8 @@ class RoundWork:
                 return self._draw(quorum)
             case machine.Invite(cohort):
                 return self._invite(cohort)
-            case machine.Train(connected, secure, quorum):
-                return self._train(state, connected, secure=secure, quorum=quorum)
+            case machine.Train(connected, _, quorum):
+                return self._train(state, connected, quorum)
             case machine.Apply(aggregate):
                 return self._apply(state, aggregate)
             case machine.Evaluate(model):
@@ -149,13 +151,11 @@ class RoundWork:
         )
         return Outcome(machine.Gathered(tuple(found)))
 
-    def _train(
-        self, state: machine.Round, connected: tuple[str, ...], *, secure: bool, quorum: int
-    ) -> Outcome:
+    def _train(self, state: machine.Round, connected: tuple[str, ...], quorum: int) -> Outcome:
         origin = self._origin(state.number)
         request = self._request(state.number, origin.digest, quorum)
         began = time.monotonic()
-        result, devices = self._trip(connected, request, secure=secure, evaluate_only=False)
+        result, devices = self._trip(connected, request, evaluate_only=False)
         found = aggregates.figures(result.total)
         metrics = {**found.trained, "seconds": time.monotonic() - began}
         aggregate = self.tools.blobs.put(aggregates.to_bytes(result.total))
@@ -190,7 +190,7 @@ class RoundWork:
             join_s = self.number("join_s")
             here = gathering.gather(self.grid, state.cohort, self.training.training_id, join_s)
             request = self._request(state.number + 1, model, state.quorum)
-            result, _ = self._trip(tuple(here), request, secure=state.secure, evaluate_only=True)
+            result, _ = self._trip(tuple(here), request, evaluate_only=True)
         except RoundAbortedError as error:
             log.warning("last model not evaluated: %s", error, extra={"model": model})
             return Outcome(machine.Evaluated({}))
@@ -201,33 +201,20 @@ class RoundWork:
         return Outcome(machine.Evaluated(measured), records, told)
 
     def _trip(
-        self, devices: tuple[str, ...], request: RoundRequest, *, secure: bool, evaluate_only: bool
+        self, devices: tuple[str, ...], request: RoundRequest, *, evaluate_only: bool
     ) -> tuple[RoundResult, Mapping[int, str]]:
         """Ask the devices; return what came of it, and which device is which node."""
         nodes = self.tools.gathering.nodes(devices)
-        is_gone = self.tools.gathering.watch(nodes)
-        if secure:
-            result = secure_round(
-                self.grid,
-                sorted(nodes),
-                request,
-                is_gone=is_gone,
-                entropy=self.tools.entropy(32),
-                ca_pem=self.tools.ca_pem,
-                evaluate_only=evaluate_only,
-                on_stage=self.on_stage,
-            )
-        else:
-            result = plain_round(
-                self.grid,
-                sorted(nodes),
-                request,
-                is_gone=is_gone,
-                algorithm=FedAvg(),
-                evaluate_only=evaluate_only,
-                on_stage=self.on_stage,
-            )
-        return result, nodes
+        trip = Trip(
+            self.grid,
+            sorted(nodes),
+            request,
+            is_gone=self.tools.gathering.watch(nodes),
+            on_stage=self.on_stage,
+            evaluate_only=evaluate_only,
+        )
+        protection = str(self.training.settings["protection"])
+        return go(protection, trip, self.tools.parties, self.tools.entropy(32)), nodes
 
     def _request(self, number: int, model: str, quorum: int) -> RoundRequest:
         parameters = from_safetensors(self.tools.blobs.read(model))
@@ -246,6 +233,12 @@ class RoundWork:
             max_weight=self.number("max_weight"),
             timeout_s=self.number("deadline_s"),
             min_clients=quorum,
+            bits=int(self.number("bits")),
+            security=Security(
+                self.number("corrupt"),
+                self.number("dropout"),
+                Adversary(str(settings["adversary"])),
+            ),
         )
 
     def _origin(self, number: int) -> Model:

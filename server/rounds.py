@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from wildflower.server import training_settings
 from wildflower.server.errors import SettingsError
 from wildflower.server.events import Kind
 from wildflower.server.initial_model import Origin, make_initial
@@ -28,31 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULTS: Final[Mapping[str, float]] = {
-    "quorum": 3,
-    "cohort": 0,
-    "deadline_s": 600.0,
-    "join_s": 120.0,
-    "max_weight": 10_000.0,
-    "seed": 0,
-}
-"""Settings of a training, all numbers: fewest devices; devices drawn, 0 for all; seconds that a
-round may take; seconds in which devices must have come; largest weight of one device; seed.
-Beyond these a training may name "clip" and what local training takes (`round_work.LOCAL_KEYS`)."""
-
-RANGES: Final[Mapping[str, tuple[float, float]]] = {
-    "quorum": (1, 1_000_000),
-    "cohort": (0, 1_000_000),
-    "deadline_s": (1, 604_800),
-    "join_s": (0.1, 604_800),
-    "max_weight": (1, 1e9),
-    "seed": (0, 2**31),
-    "clip": (1e-6, 1e6),
-    "epochs": (1, 1000),
-    "batch_size": (1, 65_536),
-    "learning_rate": (1e-9, 1e3),
-    "momentum": (0, 0.9999),
-}
 MAX_ROUNDS: Final = 100_000
 LINK_PAUSE_S: Final = 1.0  # before a new run, when the SuperLink was lost
 WAKE_S: Final = 30.0  # a queue that was not woken looks after this long
@@ -65,7 +41,7 @@ class Learning:
     Attributes:
         app: A task's reference, or the directory of a Flower app; "" for nothing.
         name: Name of the model's line.
-        settings: What its trainings use that differs from `DEFAULTS`.
+        settings: What its trainings use that differs from `training_settings.DEFAULTS`.
     """
 
     app: str
@@ -114,13 +90,12 @@ class RoundRunner:
         self._tools.bus.ring()
         self._thread.join()
 
-    def plan(self, rounds: int, *, secure: bool, settings: Mapping[str, float | str]) -> Training:
+    def plan(self, rounds: int, settings: Mapping[str, float | str]) -> Training:
         """Ask for a training; it waits for those asked for before.
 
         Args:
             rounds: How many rounds.
-            secure: Whether sums are secure aggregations.
-            settings: What differs from the server's own.
+            settings: What differs from the server's own; see `training_settings`.
 
         Raises:
             SettingsError: A setting is unknown or out of range, or there is nothing to learn.
@@ -132,14 +107,13 @@ class RoundRunner:
             )
         if not 1 <= rounds <= MAX_ROUNDS:
             raise SettingsError(f"rounds = {rounds}: allowed is 1 to {MAX_ROUNDS}")
-        for name, value in settings.items():
-            _check_setting(name, value)
+        complete = training_settings.complete(self._learning.settings, settings)
         training = Training(
             training_id=self._tools.entropy(8).hex(),
             app=app,
             rounds=rounds,
-            secure=secure,
-            settings={**DEFAULTS, **self._learning.settings, **settings},
+            secure=complete["protection"] != "plain",
+            settings=complete,
             phase="planned",
             reason="",
             run_id=0,
@@ -261,17 +235,6 @@ class RoundRunner:
         self._tools.bus.ring()
         log.info("training %s", phase, extra={"training": training.training_id, "reason": reason})
         return ended
-
-
-def _check_setting(name: str, value: float | str) -> None:
-    allowed = RANGES.get(name)
-    if allowed is None:
-        raise SettingsError(
-            f"a training has no setting {name!r}", hint=f"Known: {', '.join(sorted(RANGES))}."
-        )
-    low, high = allowed
-    if isinstance(value, bool | str) or not low <= value <= high:
-        raise SettingsError(f"{name} = {value!r}: allowed is {low:g} to {high:g}")
 
 
 def _run_id(grid: "Grid") -> int:

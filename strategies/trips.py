@@ -34,7 +34,7 @@ from wildflower.strategies.errors import (
 from wildflower.strategies.fixed_point import CLIPPED, Encoding
 from wildflower.strategies.guards import check_update
 from wildflower.strategies.secagg import keys
-from wildflower.strategies.secagg.graph import plan_graph
+from wildflower.strategies.secagg.graph import Security, plan_graph
 from wildflower.strategies.secagg.messages import (
     Advertisement,
     Masked,
@@ -67,6 +67,8 @@ class RoundRequest:
         statistics: Names of the sums that are asked for; see `round_messages`.
         clip: Largest absolute change of one parameter that enters the sum.
         max_weight: Largest weight of one device.
+        bits: Width of the residues of a protected sum, 16 or 32.
+        security: What a secure round withstands.
         timeout_s: How long the round may take, in seconds.
         min_clients: Fewest devices in the sum.
         poll_s: Seconds between two looks for answers.
@@ -83,6 +85,8 @@ class RoundRequest:
     timeout_s: float
     min_clients: int
     poll_s: float = 0.1
+    bits: int = 32
+    security: Security = Security()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +194,20 @@ def _params(
     request: RoundRequest, clients: int, entropy: bytes, *, evaluate_only: bool
 ) -> SessionParams:
     """Return the session's parameters; an evaluation adds up no vector."""
-    graph = plan_graph(clients)
+    security = request.security
+    graph = plan_graph(
+        clients,
+        corrupt=security.corrupt,
+        dropout=security.dropout,
+        adversary=security.adversary,
+    )
     encoding = Encoding.for_cohort(
         size=0 if evaluate_only else request.layout.size,
         clip=request.clip,
         max_weight=request.max_weight,
         clients=clients,
         statistics=request.statistics,
+        bits=request.bits,
     )
     session = keys.derive(entropy, b"", b"trips/session")
     return SessionParams(

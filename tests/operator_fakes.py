@@ -40,6 +40,7 @@ from wildflower.server.presence import Presence
 from wildflower.server.publish import Publisher
 from wildflower.server.records import Device, ReleaseRecord, Report
 from wildflower.server.rollouts import RolloutRunner
+from wildflower.server.round_trip import Parties
 from wildflower.server.round_work import RoundTools
 from wildflower.server.rounds import Learning, RoundRunner
 
@@ -197,7 +198,7 @@ def _serve(
     stopping, bus = threading.Event(), made.store.bus
     gathering = Gathering(made.store, presence, bus, stopping)
     tools = RoundTools(
-        made.store, bus, made.blobs, gathering, trained.ca.pem, today, secrets.token_bytes
+        made.store, bus, made.blobs, gathering, Parties(trained.ca.pem), today, secrets.token_bytes
     )
     learning = Learning("task:tiny", "tiny", {"quorum": 3.0, "join_s": 2.0, "deadline_s": 20.0})
     rounds = RoundRunner(tools, FleetLink(trained.grid), learning, _initial)

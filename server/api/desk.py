@@ -27,7 +27,7 @@ MAX_PAGE = 1000
 class Trains(Protocol):
     """`server.rounds.RoundRunner`."""
 
-    def plan(self, rounds: int, *, secure: bool, settings: Mapping[str, float | str]) -> Training:
+    def plan(self, rounds: int, settings: Mapping[str, float | str]) -> Training:
         """Ask for a training."""
         ...
 

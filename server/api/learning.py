@@ -27,7 +27,7 @@ RECORDED = "recorded"
 @router.post("/trainings", status_code=201)
 def post_training(desk: DeskHere, asked: TrainingRequest) -> TrainingView:
     """Ask for a training of this server's app."""
-    training = desk.rounds.plan(asked.rounds, secure=asked.secure, settings=dict(asked.settings))
+    training = desk.rounds.plan(asked.rounds, dict(asked.settings))
     return training_view(desk, training)
 
 

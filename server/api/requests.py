@@ -22,11 +22,10 @@ class InviteRequest(_Strict):
 
 
 class TrainingRequest(_Strict):
-    """A training, please; `settings` as in `server.rounds.DEFAULTS`."""
+    """A training, please; `settings` as in `server.training_settings`."""
 
     rounds: int = Field(ge=1)
-    secure: bool = True
-    settings: dict[str, float] = Field(default_factory=dict, max_length=32)
+    settings: dict[str, float | str] = Field(default_factory=dict, max_length=32)
 
 
 class BuildRequest(_Strict):

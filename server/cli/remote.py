@@ -143,17 +143,15 @@ class Remote:
         self,
         *,
         rounds: int,
-        secure: bool = True,
         settings: Mapping[str, float | str] | None = None,
     ) -> TrainingView:
         """Ask for a training; it waits for those asked for before.
 
         Args:
             rounds: How many rounds.
-            secure: Whether sums are secure aggregations.
-            settings: See `server.rounds.DEFAULTS`.
+            settings: See `server.training_settings`.
         """
-        body = {"rounds": rounds, "secure": secure, "settings": dict(settings or {})}
+        body = {"rounds": rounds, "settings": dict(settings or {})}
         return self._rest.post("trainings", TrainingView, body)
 
     def trainings(self) -> list[TrainingView]:

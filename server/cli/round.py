@@ -9,10 +9,14 @@ import typer
 from wildflower.server.api.views import EventView, RoundView, TrainingView
 from wildflower.server.cli.remote import Remote, ServerDirectory, ServerUrl, Token, find_remote
 from wildflower.server.cli.waiting import show_progress, tell
+from wildflower.server.errors import SettingsError
+from wildflower.server.training_settings import CHOICES, NUMBERS, Protection
 
 log = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, help="Start and follow training rounds.")
+
+KNOWN: Final = tuple(sorted({*NUMBERS, *CHOICES} - {"protection", "seed"}))
 
 ENDS: Final = ("training.finished", "training.aborted")
 
@@ -45,13 +49,14 @@ class Trainings:
     trainings: list[TrainingView]
 
 
-@app.command("start", epilog="Example: wildflower round start --rounds 3 --secure --wait")
+@app.command("start", epilog="Example: wildflower round start --rounds 3 --set bits=16 --wait")
 def start(  # noqa: PLR0913  each is an option
     *,
     rounds: Annotated[int, typer.Option(min=1, help="How many rounds.")] = 1,
-    secure: Annotated[
-        bool, typer.Option("--secure/--plain", help="Secure aggregation, or plain updates.")
-    ] = True,
+    protection: Annotated[
+        Protection, typer.Option(help="How updates are hidden from the server.")
+    ] = Protection.SECAGG,
+    plain: Annotated[bool, typer.Option("--plain", help="Short for --protection plain.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the training to its end.")] = False,
     quorum: Annotated[
         int | None, typer.Option(min=1, help="Fewest devices; the server's own if left out.")
@@ -61,6 +66,10 @@ def start(  # noqa: PLR0913  each is an option
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Local epochs; the task's own if left out.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help=f"Any of {', '.join(KNOWN)}; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial model and local training.")] = 0,
     server: ServerUrl = "",
@@ -74,13 +83,30 @@ def start(  # noqa: PLR0913  each is an option
     remote = find_remote(server, token, directory)
     asked = {"quorum": quorum, "deadline_s": deadline_s, "epochs": epochs, "seed": seed}
     settings: dict[str, float | str] = {k: v for k, v in asked.items() if v is not None}
+    settings["protection"] = Protection.PLAIN if plain else protection
+    settings |= dict(map(_parsed, setting or ()))
     before = remote.status().last_event
-    training = remote.start_training(rounds=rounds, secure=secure, settings=settings)
+    training = remote.start_training(rounds=rounds, settings=settings)
     if wait:
         show_progress()
         await_training(remote, training.training_id, after=before)
     found = remote.training(training.training_id)
     return StartedTraining(found, remote.rounds(found.training_id))
+
+
+def _parsed(text: str) -> tuple[str, float | str]:
+    """Return the name and the value of one `--set`.
+
+    Raises:
+        SettingsError: Not of the form KEY=VALUE.
+    """
+    name, found, value = text.partition("=")
+    if not found:
+        raise SettingsError(f"--set {text!r}: expected KEY=VALUE", hint="Such as --set bits=16.")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
 
 
 @app.command("ls", epilog="Example: wildflower round ls")

@@ -43,6 +43,21 @@ class Adversary(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Security:
+    """What a session withstands.
+
+    Attributes:
+        corrupt: Largest share of clients that collude with the server, in [0, 1).
+        dropout: Largest share of clients that drop out, in [0, 1).
+        adversary: What the server may do.
+    """
+
+    corrupt: float = 0.1
+    dropout: float = 0.1
+    adversary: Adversary = Adversary.CURIOUS
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """Degree (neighbours of a client) and threshold (of its share holders, itself included)."""
 

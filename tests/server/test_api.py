@@ -36,6 +36,7 @@ from wildflower.server.memory import MemoryStore
 from wildflower.server.presence import Presence
 from wildflower.server.records import Round
 from wildflower.server.rollouts import RolloutRunner
+from wildflower.server.round_trip import Parties
 from wildflower.server.round_work import RoundTools
 from wildflower.server.rounds import Learning, RoundRunner
 
@@ -87,7 +88,7 @@ def world(tmp_path: Path) -> World:
     bus, presence, publisher = store.bus, Presence(), FakePublisher()
     blobs, stopping = BlobStore(tmp_path / "blobs"), threading.Event()
     gathering = Gathering(store, presence, bus, stopping)
-    tools = RoundTools(store, bus, blobs, gathering, b"", clock, lambda n: b"\x01" * n)
+    tools = RoundTools(store, bus, blobs, gathering, Parties(b""), clock, lambda n: b"\x01" * n)
     rounds = RoundRunner(tools, NoLink(), Learning("task:digits", "digits", {}))  # type: ignore[arg-type]  # it is never run
     line = LineRunner(
         store=store,
@@ -274,7 +275,7 @@ def test_a_list_that_fills_its_last_page_has_no_empty_one_after(
 
 
 def test_a_training_is_planned_with_what_was_asked(world: World, api: httpx.Client) -> None:
-    body = {"rounds": 2, "secure": False, "settings": {"quorum": 4}}
+    body = {"rounds": 2, "settings": {"protection": "plain", "quorum": 4}}
     response = api.post("trainings", json=body)
     assert response.status_code == 201
     training_id = response.json()["training_id"]

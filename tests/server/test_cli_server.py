@@ -71,12 +71,12 @@ def test_a_device_is_invited(run: Run) -> None:
     assert (told["token"], told["uses"], told["ring"]) == ("wf1.token", 3, "lab")
 
 
-@pytest.mark.parametrize("way", ["--secure", "--plain"])
+@pytest.mark.parametrize("way", ["--set bits=16 --set adversary=semi-malicious", "--plain"])
 def test_a_training_is_followed_to_its_end(run: Run, way: str) -> None:
     told = run(f"round start --rounds 2 --wait --seed 1 {way}")
     training, rounds = told["training"], told["rounds"]
     assert (training["phase"], training["recorded"]) == ("finished", 2)
-    assert training["secure"] is (way == "--secure")
+    assert training["secure"] is (way != "--plain")
     assert [one["number"] for one in rounds] == [1, 2]
     assert all(len(one["survivors"]) == 4 for one in rounds)
     assert rounds[-1]["metrics"]["accuracy"] == pytest.approx(0.75, abs=1e-3)

@@ -16,6 +16,7 @@ from wildflower.server.initial_model import STATISTICS, Origin
 from wildflower.server.memory import MemoryStore
 from wildflower.server.presence import Presence
 from wildflower.server.records import Model, Round, Training
+from wildflower.server.round_trip import Parties
 from wildflower.server.round_work import RoundTools
 from wildflower.server.rounds import Learning, RoundRunner
 from wildflower.simulation.grid import Death
@@ -41,10 +42,10 @@ def trained(tmp_path: Path, rounds: int, *, dies: bool = False) -> ObservedStore
         presence.attach(one.device_id, lambda: None)
     gathering = Gathering(store, presence, store.bus, threading.Event())
     blobs = BlobStore(tmp_path / "blobs")
-    tools = RoundTools(store, store.bus, blobs, gathering, b"", SetClock(), os.urandom)
+    tools = RoundTools(store, store.bus, blobs, gathering, Parties(b""), SetClock(), os.urandom)
     settings = {"quorum": 3.0, "join_s": 0.1, "deadline_s": 1.0}
     runner = RoundRunner(tools, FleetLink(fleet.grid), Learning("t", "tiny", settings), initial)
-    runner.plan(rounds, secure=False, settings={})
+    runner.plan(rounds, {"protection": "plain"})
     runner.run_pending()
     return store
 

@@ -20,6 +20,7 @@ from wildflower.server.initial_model import Origin
 from wildflower.server.memory import MemoryStore
 from wildflower.server.presence import Hint, HintKind, Presence, Watcher
 from wildflower.server.records import Device, Model, Record, Round, Training
+from wildflower.server.round_trip import Parties
 from wildflower.server.round_work import RoundTools
 from wildflower.server.rounds import Learning, RoundRunner
 from wildflower.simulation.grid import Death
@@ -29,6 +30,7 @@ from wildflower.strategies.errors import LinkError, TaskError
 from wildflower.strategies.round import MAX_WAKES
 
 STEP = 0.25
+PLAIN = {"protection": "plain"}
 FAST = {"quorum": 3.0, "join_s": 0.1, "deadline_s": 5.0}
 
 
@@ -107,7 +109,7 @@ class World:
             self.store.bus,
             self.blobs,
             gathering,
-            self.fleet.ca.pem,
+            Parties(self.fleet.ca.pem),
             self.clock,
             os.urandom,
         )
@@ -159,7 +161,7 @@ def require_trained(world: World, rounds: int) -> None:
 @pytest.mark.parametrize("secure", [True, False])
 def test_a_training_ends_with_models_metrics_and_events(world: World, secure: bool) -> None:
     runner, _ = world.runner()
-    planned = runner.plan(2, secure=secure, settings={"epochs": 2})
+    planned = runner.plan(2, {**({} if secure else PLAIN), "epochs": 2})
     runner.run_pending()
     require_trained(world, 2)
     rounds = world.store.all(Round)
@@ -179,7 +181,7 @@ def test_a_training_ends_with_models_metrics_and_events(world: World, secure: bo
 
 def test_devices_are_invited_to_the_training(world: World) -> None:
     runner, _ = world.runner()
-    planned = runner.plan(1, secure=False, settings={})
+    planned = runner.plan(1, PLAIN)
     runner.run_pending()
     hint = Hint(HintKind.TRAINING, planned.training_id)
     assert [world.presence.take(one) for one in world.watchers] == [[hint]] * 5
@@ -187,7 +189,7 @@ def test_devices_are_invited_to_the_training(world: World) -> None:
 
 def test_only_the_cohort_of_the_running_round_is_invited(world: World) -> None:
     runner, _ = world.runner()
-    planned = runner.plan(1, secure=False, settings={})
+    planned = runner.plan(1, PLAIN)
     drawn, other = (one.device_id for one in world.store.all(Device)[:2])
     assert runner.invited(drawn) == ""
     world.store.change(Training, planned.training_id, phase="running")
@@ -201,7 +203,7 @@ def test_only_the_cohort_of_the_running_round_is_invited(world: World) -> None:
 
 def test_a_cohort_is_as_large_as_asked_for(world: World) -> None:
     runner, _ = world.runner()
-    runner.plan(1, secure=False, settings={"cohort": 4})
+    runner.plan(1, {**PLAIN, "cohort": 4})
     runner.run_pending()
     require_trained(world, 1)
     assert len(world.store.all(Round)[0].cohort) == 4
@@ -211,7 +213,7 @@ def test_fewer_devices_than_the_quorum_end_the_training_with_a_sentence(world: W
     for watcher in world.watchers[:3]:
         world.presence.detach(watcher)
     runner, _ = world.runner()
-    runner.plan(2, secure=True, settings={})
+    runner.plan(2, {})
     runner.run_pending()
     [training] = world.store.all(Training)
     reason = "Only 2 devices could be drawn; the quorum is 3."
@@ -226,7 +228,7 @@ def test_revoked_and_unregistered_devices_are_not_drawn(world: World) -> None:
     world.store.change(Device, first.device_id, revoked=True)
     world.store.change(Device, second.device_id, node_id=0)
     runner, _ = world.runner()
-    runner.plan(1, secure=False, settings={})
+    runner.plan(1, PLAIN)
     runner.run_pending()
     cohort = world.store.all(Round)[0].cohort
     assert len(cohort) == 3
@@ -240,7 +242,7 @@ def test_a_device_that_dies_costs_its_update_and_not_the_round(
     kind = wire.TRAIN if secure else "train"
     world = world_of(tmp_path, dies={(11, kind): Death.BEFORE})
     runner, _ = world.runner()
-    runner.plan(1, secure=secure, settings={"deadline_s": 1.0})
+    runner.plan(1, {**({} if secure else PLAIN), "deadline_s": 1.0})
     runner.run_pending()
     require_trained(world, 1)
     [one] = world.store.all(Round)
@@ -251,7 +253,7 @@ def test_a_device_that_dies_costs_its_update_and_not_the_round(
 def test_a_lost_superlink_costs_a_run_and_not_the_training(world: World) -> None:
     world.link.losses = 1
     runner, _ = world.runner()
-    planned = runner.plan(1, secure=False, settings={})
+    planned = runner.plan(1, PLAIN)
     runner.run_pending()
     require_trained(world, 1)
     assert world.link.runs == [planned.training_id] * 2
@@ -262,7 +264,7 @@ def test_an_app_that_cannot_be_read_ends_the_training_with_its_sentence(world: W
         raise TaskError(f"{app} is no task")
 
     runner, _ = world.runner(broken)
-    runner.plan(1, secure=True, settings={})
+    runner.plan(1, {})
     runner.run_pending()
     [training] = world.store.all(Training)
     assert (training.phase, training.reason) == ("aborted", "task:tiny is no task")
@@ -274,7 +276,7 @@ def test_a_restart_anywhere_goes_on_from_the_stored_point(tmp_path: Path, after:
     whole = CutStore()
     probe = world_of(tmp_path / "whole", whole)
     runner, _ = probe.runner()
-    runner.plan(2, secure=False, settings={})
+    runner.plan(2, PLAIN)
     planned = whole.writes
     runner.run_pending()
     assert whole.writes > planned + 10
@@ -282,7 +284,7 @@ def test_a_restart_anywhere_goes_on_from_the_stored_point(tmp_path: Path, after:
         memory = CutStore(cut_at=cut_at, after=after)
         world = world_of(tmp_path / str(cut_at), memory)
         runner, _ = world.runner()
-        runner.plan(2, secure=False, settings={})
+        runner.plan(2, PLAIN)
         with pytest.raises(Cut):
             runner.run_pending()
         world.runner()[0].run_pending()
@@ -296,7 +298,7 @@ def test_a_secure_round_that_was_cut_off_begins_again_with_its_cohort(tmp_path: 
     memory = CutStore()
     world = world_of(tmp_path, memory)
     runner, _ = world.runner()
-    runner.plan(1, secure=True, settings={"cohort": 4})
+    runner.plan(1, {"cohort": 4})
     memory.cut_at = memory.writes + 6  # in the middle of the training's stages
     with pytest.raises(Cut):
         runner.run_pending()
@@ -311,7 +313,7 @@ def test_a_round_that_stops_the_server_again_and_again_is_given_up(tmp_path: Pat
     memory = CutStore()
     world = world_of(tmp_path, memory)
     runner, _ = world.runner()
-    runner.plan(1, secure=False, settings={})
+    runner.plan(1, PLAIN)
     memory.cut_at = memory.writes + 3  # the training, the round, the drawn cohort
     with pytest.raises(Cut):
         runner.run_pending()
@@ -327,7 +329,7 @@ def test_a_round_that_stops_the_server_again_and_again_is_given_up(tmp_path: Pat
 
 def test_a_server_that_stops_begins_no_training(world: World) -> None:
     runner, stopping = world.runner()
-    runner.plan(1, secure=False, settings={})
+    runner.plan(1, PLAIN)
     stopping.set()
     runner.run_pending()
     assert world.store.all(Training)[0].phase == "planned"
@@ -345,31 +347,34 @@ def test_a_server_that_stops_begins_no_training(world: World) -> None:
         ({"momentum": 1}, "momentum"),
         ({"epochs": "three"}, "epochs"),
         ({"epochs": True}, "epochs"),
-        ({"epoch": 3}, "epoch"),
+        ({"epoch": 3}, "no setting 'epoch'"),
+        ({"protection": "secag"}, "protection = 'secag': allowed is one of secagg"),
+        ({"bits": 24}, "bits = 24: allowed is one of 16, 32"),
+        ({"adversary": 1}, "adversary"),
     ],
 )
 def test_a_setting_out_of_range_is_named(
     world: World, settings: dict[str, float | str], named: str
 ) -> None:
     with pytest.raises(SettingsError, match=named):
-        world.runner()[0].plan(1, secure=True, settings=settings)
+        world.runner()[0].plan(1, settings)
     assert world.store.all(Training) == []
 
 
 @pytest.mark.parametrize("rounds", [0, -1, 100_001])
 def test_a_number_of_rounds_out_of_range_is_named(world: World, rounds: int) -> None:
     with pytest.raises(SettingsError, match=f"rounds = {rounds}"):
-        world.runner()[0].plan(rounds, secure=True, settings={})
+        world.runner()[0].plan(rounds, {})
 
 
 def test_a_server_that_learns_nothing_says_so(world: World) -> None:
     world.learning = Learning("", "none", {})
     with pytest.raises(SettingsError, match="nothing to learn"):
-        world.runner()[0].plan(1, secure=True, settings={})
+        world.runner()[0].plan(1, {})
 
 
 def test_what_is_asked_for_outweighs_the_servers_settings(world: World) -> None:
-    planned = world.runner()[0].plan(1, secure=True, settings={"quorum": 4})
+    planned = world.runner()[0].plan(1, {"quorum": 4})
     assert (planned.settings["quorum"], planned.settings["join_s"]) == (4, 0.1)
     assert planned.settings["max_weight"] == 10_000
 
@@ -377,7 +382,7 @@ def test_what_is_asked_for_outweighs_the_servers_settings(world: World) -> None:
 def test_the_thread_runs_trainings_in_the_order_asked_for(world: World) -> None:
     runner, _ = world.runner()
     with runner:
-        keys = [runner.plan(1, secure=False, settings={}).training_id for _ in range(2)]
+        keys = [runner.plan(1, PLAIN).training_id for _ in range(2)]
         until(lambda: all(one.phase == "finished" for one in world.store.all(Training)))
     started = [e.subject for e in world.store.events() if e.kind == "training.started"]
     assert started == keys
@@ -388,7 +393,7 @@ def test_a_server_that_stops_in_a_round_leaves_it_to_its_next_start(world: World
         world.presence.detach(watcher)
     runner, _ = world.runner()
     with runner:
-        runner.plan(1, secure=False, settings={"join_s": 600})
+        runner.plan(1, {**PLAIN, "join_s": 600})
         until(lambda: bool(world.store.all(Round)))
     [training] = world.store.all(Training)
     assert (training.phase, world.store.all(Round)[0].phase) == ("running", "planned")
