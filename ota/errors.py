@@ -8,6 +8,7 @@
     x IncompatibleError     the release requires what this device has not
     + FetchError            the bytes could not be had (network, server, budget)
       x StoppedError        the caller stopped the download; what has arrived is kept
+    x DeltaError            a delta is damaged, hostile, or for other files than these
     x SigningError          a key cannot be used, or the edit contradicts what is signed already
   + DeviceError             the update lifecycle on a device
     x IllegalEventError     the machine was given an event its phase does not accept
@@ -59,6 +60,10 @@ class FetchError(ReleaseError):
 
 class StoppedError(FetchError):
     """The caller stopped the download; what has arrived is kept."""
+
+
+class DeltaError(ReleaseError):
+    """A delta is damaged, hostile, or for other files than these."""
 
 
 class SigningError(ReleaseError):

@@ -1,0 +1,210 @@
+"""From two files to a delta: the server's side.
+
+Elements of one kind form one stream through all segments, cut into pieces; every plane of a piece
+gets the codec that writes it shortest. Tables of the coded planes are chosen together, at the end.
+"""
+
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from wildflower.ota.delta import bsdiff
+from wildflower.ota.delta.codec import Codec, Coding, pack, sparse
+from wildflower.ota.delta.decode import decode
+from wildflower.ota.delta.format import (
+    MAX_SEGMENTS,
+    MAX_TABLES,
+    PIECE,
+    Body,
+    Header,
+    Method,
+    Piece,
+    demands,
+)
+from wildflower.ota.delta.rans import MAX_LANES, Symbols, encode
+from wildflower.ota.delta.segments import Kind, Region, Segment, align
+from wildflower.ota.delta.tables import cluster, counts_of, entropy
+from wildflower.ota.delta.transforms import Codes, apply, codes, to_planes
+from wildflower.ota.errors import DeltaError
+
+MIN_PIECE: Final = 1 << 11  # elements; naming a piece costs what fewer of them do
+SHARE: Final = 64.0  # bits that a block is charged for its table, which others use too
+NOISE: Final = 7.95  # bits in eight from which a plane is not worth a table
+MIN_PACKED: Final = 64  # bytes below which bz2 and lzma are longer than what they pack
+LANE_SHARE: Final = 1 / 200  # lanes to coded bytes: their states then cost two per cent at most
+
+
+@dataclass(frozen=True, slots=True)
+class _Plane:
+    """One plane of a piece: how it is written, and what is written.
+
+    Attributes:
+        coding: The way, without the numbers of its tables.
+        blocks: What goes into the coded stream, one for each table.
+        chunk: What goes among the chunks.
+    """
+
+    coding: Coding
+    blocks: tuple[Symbols, ...] = ()
+    chunk: bytes = b""
+
+
+def diff(
+    base: bytes,
+    target: bytes,
+    base_regions: Sequence[Region] = (),
+    target_regions: Sequence[Region] = (),
+    steps: Mapping[str, float] | None = None,
+) -> bytes:
+    """Return the shortest delta there is, decoded once to be sure of it.
+
+    Args:
+        base: The old file.
+        target: The new file.
+        base_regions: The old file's tensors; none if its format is not known.
+        target_regions: The new file's tensors.
+        steps: By name, the steps of fp32 tensors that were released as old + codes * step.
+
+    Raises:
+        DeltaError: It does not give the new file; a fault of this package.
+    """
+    old, new = memoryview(base), memoryview(target)
+    segments = align(old, new, base_regions, target_regions, steps)
+    found = [from_segments(old, new, segments)] if len(segments) <= MAX_SEGMENTS else []
+    if not target_regions or not found:
+        found.append(_header(Method.BSDIFF, old, new).to_bytes() + bsdiff.patch(base, target))
+    shortest = min(found, key=len)
+    made = bytearray()
+    digest = hashlib.sha256(target).hexdigest()
+    decode(old, memoryview(shortest), made.extend, target=digest, size=len(target))
+    if made != target:
+        raise DeltaError("the delta does not give the new file")
+    return shortest
+
+
+def from_segments(base: memoryview, target: memoryview, segments: Sequence[Segment]) -> bytes:
+    """Return the delta of some segments, which cover the new file."""
+    checked = tuple(_checked(base, target, segments))
+    ready = {kind: deque(_pieces(kind, stream)) for kind, stream in _streams(base, target, checked)}
+    ordered: list[tuple[_Plane, ...]] = []
+    counts: list[int] = []
+    asked = demands(checked)
+    kind = next(asked, (None, 0))[0]
+    while kind is not None:
+        count, planes = ready[kind].popleft()
+        ordered.append(planes)
+        counts.append(count)
+        try:
+            kind, _ = asked.send(count)
+        except StopIteration:
+            break
+    return _written(_header(Method.SEGMENTS, base, target), checked, counts, ordered)
+
+
+def _written(
+    header: Header,
+    segments: tuple[Segment, ...],
+    counts: Sequence[int],
+    ordered: Sequence[tuple[_Plane, ...]],
+) -> bytes:
+    blocks = [block for planes in ordered for plane in planes for block in plane.blocks]
+    tables, table_of = cluster([counts_of(block) for block in blocks], MAX_TABLES)
+    numbers = iter(table_of)
+    pieces = tuple(
+        Piece(count, tuple(_numbered(plane, numbers) for plane in planes))
+        for count, planes in zip(counts, ordered, strict=True)
+    )
+    coded_blocks = [(block, tables[number]) for block, number in zip(blocks, table_of, strict=True)]
+    bits = sum(float(table.bits[block].sum()) for block, table in coded_blocks)
+    lanes = _lanes(bits / 8)
+    coded = encode(coded_blocks, lanes)
+    chunks = b"".join(plane.chunk for planes in ordered for plane in planes)
+    body = Body(lanes, tuple(tables), segments, pieces, len(coded))
+    return header.to_bytes() + body.to_bytes() + coded + chunks
+
+
+def _lanes(size: float) -> int:
+    """Return how many lanes a stream of so many bytes can afford, a power of two."""
+    return 1 << min(MAX_LANES.bit_length() - 1, max(1, int(size * LANE_SHARE)).bit_length() - 1)
+
+
+def _numbered(plane: _Plane, numbers: Iterator[int]) -> Coding:
+    return replace(plane.coding, tables=tuple(next(numbers) for _ in plane.blocks))
+
+
+def _header(method: Method, base: memoryview, target: memoryview) -> Header:
+    before, after = (hashlib.sha256(one).digest() for one in (base, target))
+    return Header(method, before, after, len(base), len(target))
+
+
+def _checked(
+    base: memoryview, target: memoryview, segments: Sequence[Segment]
+) -> Iterator[Segment]:
+    """Yield the segments; where steps do not give the new bytes exactly, compare as floats."""
+    at = 0
+    for one in segments:
+        old = base[one.source : one.source + one.length]
+        new = target[at : at + one.length]
+        at += one.length
+        is_exact = one.kind is not Kind.STEP or new == apply(
+            one.kind, old, codes(one.kind, old, new, one.step), one.step
+        )
+        yield one if is_exact else replace(one, kind=Kind.FLOAT32, step=0.0)
+
+
+def _streams(
+    base: memoryview, target: memoryview, segments: Sequence[Segment]
+) -> Iterator[tuple[Kind, list[Codes]]]:
+    """Yield each kind that occurs, and the codes of its segments."""
+    found: defaultdict[Kind, list[Codes]] = defaultdict(list)
+    at = 0
+    for one in segments:
+        old = base[one.source : one.source + one.length]
+        new = target[at : at + one.length]
+        found[one.kind].append(codes(one.kind, old, new, one.step))
+        at += one.length
+    yield from found.items()
+
+
+def _pieces(kind: Kind, stream: Sequence[Codes]) -> Iterator[tuple[int, tuple[_Plane, ...]]]:
+    """Yield the pieces of one kind's stream: how many elements, and their planes."""
+    for one in _cut(stream, PIECE // kind.width):
+        yield len(one), tuple(_best(plane) for plane in to_planes(one))
+
+
+def _cut(stream: Sequence[Codes], most: int) -> Iterator[Codes]:
+    """Yield the elements in pieces that end, where they may, with a tensor that is not tiny."""
+    small: list[Codes] = []
+    for one in stream:
+        small.append(one)
+        if sum(map(len, small)) < MIN_PIECE:
+            continue
+        joined = np.concatenate(small)
+        small = []
+        for begin in range(0, len(joined), most):
+            yield joined[begin : begin + most]
+    if small:
+        yield np.concatenate(small)
+
+
+def _best(plane: Symbols) -> _Plane:
+    """Return the shortest way of writing a plane."""
+    if not plane.any():
+        return _Plane(Coding(Codec.ZERO))
+    counts = counts_of(plane)
+    ways = [(8.0 * len(plane), _Plane(Coding(Codec.RAW), chunk=plane.tobytes()))]
+    dense = float(entropy(counts))
+    if dense < NOISE * len(plane):
+        gaps, changes = sparse(plane)
+        bits = float(entropy(counts_of(gaps)) + entropy(counts_of(changes)))
+        ways.append((bits + 2 * SHARE, _Plane(Coding(Codec.SPARSE, len(gaps)), (gaps, changes))))
+        ways.append((dense + SHARE, _Plane(Coding(Codec.DENSE), (plane,))))
+    if len(plane) >= MIN_PACKED and dense < NOISE * len(plane):
+        for codec in (Codec.BZ2, Codec.LZMA):
+            chunk = pack(codec, plane.tobytes())
+            ways.append((8.0 * len(chunk), _Plane(Coding(codec, len(chunk)), chunk=chunk)))
+    return min(ways, key=lambda way: way[0])[1]
