@@ -59,6 +59,7 @@ ENTRIES: Final[dict[str, Entry]] = {
         needs="matplotlib",
         extra="all",
     ),
+    "helper": Entry("Run a helper of one-shot aggregation.", ("wildflower.server.cli.helper:app",)),
     "device": Entry(
         "Invite and enrol devices.",
         ("wildflower.server.cli.device:app", "wildflower.client.cli.device:app"),
