@@ -69,7 +69,7 @@ from wildflower.server.sql import SqlStore
 from wildflower.server.store import Store
 from wildflower.server.supervise import Supervisor
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wildflower.server.daemon")  # run as a module, its name is __main__
 
 START_S: Final = 60.0  # a busy machine of two cores takes ten to start Flower
 CHORES_S: Final = 30.0

@@ -13,6 +13,7 @@ It is built beside its place and renamed, so that an init that fails leaves noth
 """
 
 import json
+import os
 import random
 import secrets
 from collections.abc import Mapping
@@ -29,12 +30,15 @@ from wildflower.server.errors import ConflictError, SettingsError
 from wildflower.server.home import beside
 from wildflower.server.ports import choose_ports
 from wildflower.server.settings import Settings
+from wildflower.server.signer import SOCKET
 from wildflower.server.sql import SqlStore
 
 MARKER: Final = ".wildflower"
 MARK: Final = {"kind": "server", "format": 1}
 PRIVATE: Final = ("ca", "keys", "signer", "superlink", "tls")
 PUBLIC: Final = ("blobs", "build", "logs", "tuf")
+MAX_SOCKET: Final = 106
+"""Bytes of the signer's socket path: unix(7) allows 107, its draft's name has one more."""
 OFFLINE: Final = ("root", "targets", APPROVED)
 """Roles whose keys are not needed to run a server."""
 
@@ -132,6 +136,12 @@ def _settings(directory: Path, options: Options) -> Settings:
         raise SettingsError(
             "profile = 'split' needs a CA on another host, which this version cannot run",
             hint="Choose single or demo.",
+        )
+    socket = directory.absolute() / "signer" / SOCKET
+    if len(os.fsencode(socket)) > MAX_SOCKET:
+        raise SettingsError(
+            f"{socket} has more than {MAX_SOCKET} bytes, the most that a socket's name can have",
+            hint="Choose a directory with a shorter path.",
         )
     values = {"profile": options.profile, "host": options.host, "names": options.names}
     settings = Settings.choose(directory, {**values, **options.settings})

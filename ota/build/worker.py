@@ -32,7 +32,7 @@ from wildflower.ota.build.gates import Budgets
 from wildflower.ota.build.store import BuildStore
 from wildflower.ota.errors import FormatError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wildflower.ota.build.worker")  # run as a module, its name is __main__
 
 FINDER: Final = "wildflower.strategies.task:find_task"
 MAX_REQUEST: Final = 64 * 1024  # bytes; a request holds names of files, never what is in them

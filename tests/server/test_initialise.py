@@ -149,6 +149,14 @@ def test_the_database_is_ready(made: Initialised) -> None:
         assert store.events() == []
 
 
+def test_a_directory_too_deep_for_the_signers_socket_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    with pytest.raises(SettingsError, match="more than 106 bytes") as caught:
+        initialise(deep, Options(free_ports=True), now=datetime.now(UTC))
+    assert "shorter path" in caught.value.hint
+    assert not deep.exists()
+
+
 def test_two_servers_share_no_secret(tmp_path: Path, made: Initialised) -> None:
     other = initialise(tmp_path / "other", Options(), now=NOW)
     for name in ("ca/ca.key", "superlink/superexec.secret", "operator.json", "signer/key.pem"):
