@@ -88,10 +88,19 @@ def make_device(authority: Authority, **options: Any) -> Device:
 
 
 @functools.cache
-def fleet() -> tuple[Authority, tuple[Device, ...]]:
-    """Return a CA and sixteen devices, made once."""
-    authority = make_authority()
-    return authority, tuple(make_device(authority) for _ in range(16))
+def _authority() -> Authority:
+    return make_authority()
+
+
+@functools.cache
+def _device(number: int) -> Device:
+    """Return the device of a number, made once."""
+    return make_device(_authority())
+
+
+def fleet(count: int = 16) -> tuple[Authority, tuple[Device, ...]]:
+    """Return a CA and its first devices."""
+    return _authority(), tuple(_device(number) for number in range(count))
 
 
 def make_params(
@@ -129,9 +138,10 @@ class Play:
     states: dict[str, State] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     sent: list[Any] = field(default_factory=list)
+    cast: tuple[Authority, tuple[Device, ...]] | None = None
 
     def __post_init__(self) -> None:
-        self.authority, devices = fleet()
+        self.authority, devices = self.cast or fleet(self.params.clients)
         self.devices = {each.device_id: each for each in devices[: self.params.clients]}
         self.session = Session(self.params, self.devices.keys(), ca=self.authority.certificate)
         size = self.params.encoding.size
@@ -193,7 +203,7 @@ class Play:
 
     def plain_sum(self) -> Residues:
         """Return the sum of the survivors' residues, added in the open."""
-        total = np.zeros(self.params.encoding.length, np.uint32)
+        total = np.zeros(self.params.encoding.length, self.params.encoding.dtype)
         for device in self.session.survivors:
             total += self.updates[device]
         return total
