@@ -241,8 +241,8 @@ def _rdp(parts: _Parts, relation: Relation, orders: Sequence[float]) -> Floats:
             for event in parts.sampled:
                 accountant.compose(_dp_event(event, _moves(relation)), event.rounds)
             total = total + np.nan_to_num(accountant.rdp, nan=math.inf)
-    for event in parts.skellam:
-        total = total + event.rounds * _skellam(event, _moves(relation), order)
+    for released in parts.skellam:
+        total = total + released.rounds * _skellam(released, _moves(relation), order)
     return total
 
 

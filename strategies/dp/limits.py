@@ -11,7 +11,7 @@ MAX_ROUNDS: Final = 1_000_000
 MAX_POPULATION: Final = 10**12
 
 
-def number(key: str, value: float, low: float, high: float) -> float:
+def number(key: str, value: object, low: float, high: float) -> float:
     """Return `value` if it is a finite number within [low, high].
 
     Raises:
@@ -24,7 +24,7 @@ def number(key: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
-def whole(key: str, value: int, low: int, high: int) -> int:
+def whole(key: str, value: object, low: int, high: int) -> int:
     """Return `value` if it is an integer within [low, high].
 
     Raises:
