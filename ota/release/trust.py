@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from tuf.api import exceptions
+from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface
 
 from wildflower.ota import canonical
@@ -106,21 +107,44 @@ class TrustedView:
             StorageError: The cache cannot be written.
         """
         with self._translated(path):
-            info = self._updater.get_targetinfo(path)
+            info = self._find(path)
             if info is None:
                 return None
             if info.length > canonical.MAX_DOCUMENT:
                 raise RefusedError(f"{path}: {info.length} bytes, at most {canonical.MAX_DOCUMENT}")
-            folder, _, name = path.rpartition("/")
-            digest = info.hashes.get("sha256", "")
-            data = self._adapter.download_bytes(f"{TARGETS}/{folder}/{digest}.{name}", info.length)
-            found = canonical.digest(data)
-            if len(data) != info.length or found != digest:
-                raise RefusedError(
-                    f"{path}: wrong digest: found {len(data)} bytes of SHA-256 {found}, "
-                    f"expected {info.length} of {digest}"
-                )
+            data = self._adapter.download_bytes(
+                f"{TARGETS}/{self._updater.place_of(info)}", info.length
+            )
+            _check(info, data)
             return data
+
+    def is_target(self, path: str, file: Path) -> bool:
+        """Whether a file holds, byte for byte, what is signed as a target now.
+
+        Raises:
+            RefusedError: Metadata is not what was signed.
+            FetchError: The source does not answer or lacks a file.
+            StorageError: The cache cannot be written.
+        """
+        with self._translated(path):
+            info = self._find(path)
+            if info is None or not file.is_file() or file.stat().st_size != info.length:
+                return False
+            try:
+                info.verify_length_and_hashes(file.read_bytes())
+            except exceptions.LengthOrHashMismatchError:
+                return False
+            return True
+
+    def _find(self, path: str) -> TargetFile | None:
+        """Look a target up in the delegations, in their order.
+
+        Raises:
+            RefusedError: The path is a trick: it names another directory than it seems to.
+        """
+        if not path.isprintable() or "\\" in path or {"", ".", ".."} & set(path.split("/")):
+            raise RefusedError(f"{path!r}: no path of a target", hint="Paths have plain segments.")
+        return self._updater.get_targetinfo(path)
 
     @contextmanager
     def _translated(self, target: str) -> Iterator[None]:
@@ -136,6 +160,22 @@ class TrustedView:
             raise FetchError(f"{target}: {error}") from error
         except OSError as error:
             raise StorageError(f"metadata cache: {error}", hint="Free some space.") from error
+
+
+def _check(info: TargetFile, data: bytes) -> None:
+    """Check every digest that is signed, not only the one in the file's name.
+
+    Raises:
+        RefusedError: The bytes are not what was signed.
+    """
+    try:
+        info.verify_length_and_hashes(data)
+    except exceptions.LengthOrHashMismatchError as error:
+        signed = ", ".join(f"{name} {value}" for name, value in info.hashes.items())
+        raise RefusedError(
+            f"{info.path}: wrong digest: found {len(data)} bytes of SHA-256 "
+            f"{canonical.digest(data)}, expected {info.length} of {signed}"
+        ) from error
 
 
 _REASONS: Final = (

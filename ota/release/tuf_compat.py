@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from wildflower.ota.release.files import sync_directory, write_durably
@@ -59,6 +60,17 @@ class DurableUpdater(Updater):
             bootstrap=root,
         )
         self._trusted_set.reference_time = now
+
+    def place_of(self, target: TargetFile) -> str:
+        """Return where a target's content lies below the base URL of the targets.
+
+        In consistent snapshots a digest is part of the name (TUF specification, 5.7.3); any that is
+        signed will do.
+        """
+        if not self._trusted_set.root.consistent_snapshot:
+            return target.path
+        folder, slash, name = target.path.rpartition("/")
+        return f"{folder}{slash}{next(iter(target.hashes.values()))}.{name}"
 
     def _persist_file(self, filename: str, data: bytes) -> None:
         path = Path(filename)
