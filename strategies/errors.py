@@ -15,6 +15,7 @@
     x SessionAbortedError   the session cannot finish (too few clients left); no sum is revealed
     x CapacityError         the residues cannot hold the sum of this cohort
     x HelperError           a helper cannot be reached, or answered what is no sum of masks
+    x KeyHolderError        a key holder cannot be reached, or refuses to decrypt
   x AppFailedError          the user's app failed; its message says no more than servers may know
   + LinkError               Flower's SuperLink, which carries the messages of a round
     x UnreachableError      it does not answer; it may come back
@@ -87,6 +88,10 @@ class CapacityError(SecAggError):
 
 class HelperError(SecAggError):
     """A helper cannot be reached, or answered what is no sum of masks; nothing is unmasked."""
+
+
+class KeyHolderError(SecAggError):
+    """A key holder cannot be reached, or refuses to decrypt; nothing is revealed."""
 
 
 class AppFailedError(StrategyError):
