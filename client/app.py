@@ -1,6 +1,6 @@
 """The device's Flower ClientApp: the device's app behind the device's policy.
 
-    message -> Outgoing (policy) -> UpdateMod (packing, protecting) -> app (training)
+    message -> PrivacyGuard (budget) -> Outgoing (policy) -> UpdateMod (protecting) -> app
 
 `app` is what Flower's own `flower-supernode` loads; give it the device's directory with
 `--node-config 'directory="/path"'`. Our agent's training child uses the same parts.
@@ -18,6 +18,8 @@ from wildflower.client.identity import Identity
 from wildflower.client.local_app import find_app
 from wildflower.client.outgoing import Guard, Outgoing
 from wildflower.client.policy import load_policy
+from wildflower.client.privacy_book import FILE, PrivacyBook
+from wildflower.client.privacy_guard import PrivacyGuard
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.mod import App, UpdateMod
 from wildflower.strategies.secagg.keys import load_ca
@@ -38,7 +40,10 @@ def guard_of(directory: Path) -> Guard:
     sessions = DirectorySessions(directory / "training")
     ca = load_ca(identity.ca_pem)
     protections = (SecAgg(identity, ca, sessions, min_cohort=policy.min_cohort),)
-    return Guard(Outgoing(policy.secagg, protections), UpdateMod(protections))
+    book = PrivacyBook(directory / "training" / FILE)
+    limit = policy.max_epsilon_per_month
+    privacy = PrivacyGuard(book, protections, limit, policy.unit, policy.delta)
+    return Guard(Outgoing(policy.secagg, protections), UpdateMod(protections), privacy)
 
 
 def device_app(find: Callable[[Context], App]) -> ClientApp:
@@ -63,7 +68,8 @@ def _of_node(context: Context) -> App:
     """Return the app of the device whose directory Flower's node config names."""
     directory = Path(str(context.node_config.get(DIRECTORY, "")))
     config = load_config(directory)
-    return guard_of(directory).around(find_app(config.app, config.data))
+    guard = guard_of(directory)
+    return guard.around(find_app(config.app, config.data, guard.privacy))
 
 
 app = device_app(_of_node)

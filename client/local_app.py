@@ -1,24 +1,36 @@
 """Which app a device trains: a task of ours on its own examples, or a user's Flower app.
 
 The app is named by the device's configuration, never by the server: no code comes with a round.
+A round may ask for DP-SGD (`dp-sgd-noise`, `dp-sgd-norm`, `dp-sgd-mode`); a task of ours does it.
 """
 
 import hashlib
 import importlib
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from wildflower.client.dp_training import (
+    REPLACED,
+    SPENT,
+    PrivatePlan,
+    PrivateTask,
+    event_of,
+    train_privately,
+)
 from wildflower.client.errors import TrainingError
 from wildflower.client.training import Plan, evaluate, split_validation, train
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.arrays import Parameters
+from wildflower.strategies.dp.events import Gaussian
 from wildflower.strategies.mod import App
 from wildflower.strategies.task import Examples, Task, find_task
 
@@ -33,11 +45,26 @@ class Local:
     examples: Examples
 
 
-def local_app(find: Callable[[Context], Local]) -> ClientApp:
+class Till(Protocol):
+    """Where private training pays; `client.privacy_guard.PrivacyGuard`."""
+
+    def charge(self, event: Gaussian) -> float:
+        """Pay for an event, or refuse; return what the device has spent in its life."""
+        ...
+
+
+def local_app(
+    find: Callable[[Context], Local],
+    till: Till | None = None,
+    *,
+    entropy: Callable[[int], bytes] = os.urandom,
+) -> ClientApp:
     """Return a ClientApp that trains a task of ours.
 
     Args:
         find: Returns what the node of a context trains.
+        till: Where DP-SGD pays; None for a device that keeps no book, such as a simulated one.
+        entropy: Returns so many secret random bytes, for DP-SGD.
     """
     client = ClientApp()
 
@@ -45,17 +72,26 @@ def local_app(find: Callable[[Context], Local]) -> ClientApp:
     def _train(message: Message, context: Context) -> Message:
         local = find(context)
         fit, validation = split_validation(local.examples)
-        received = _parameters(message)
-        measured = evaluate(local.task, received, validation)
-        config = message.content.config_records.get(wire.CONFIG, ConfigRecord())
+        received, config = _parameters(message), _config(message)
         plan = Plan.of(local.task.recipe, config, seed=_seed(config, context))
-        arrays, sums = train(local.task, received, fit, plan)
-        metrics = MetricRecord({**sums, **measured, wire.WEIGHT: len(fit)})
+        private = PrivatePlan.of(config)
+        if private is not None:
+            task = PrivateTask(local.task)
+            arrays, sums = _privately(task, received, fit, plan, private, till, entropy(32))
+        else:
+            measured = evaluate(local.task, received, validation)
+            arrays, trained = train(local.task, received, fit, plan)
+            sums = {**trained, **measured}
+        metrics = MetricRecord({**sums, wire.WEIGHT: len(fit)})
         record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
         return Message(RecordDict({wire.ARRAYS: record, wire.METRICS: metrics}), reply_to=message)
 
     @client.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:
+        if PrivatePlan.of(_config(message)) is not None:
+            raise TrainingError(
+                "an evaluation adds up examples exactly: under DP-SGD there is none"
+            )
         local = find(context)
         _, validation = split_validation(local.examples)
         sums = evaluate(local.task, _parameters(message), validation)
@@ -101,12 +137,13 @@ def flower_app_config(directory: Path) -> dict[str, Scalar]:
     return dict(_flat(app.get("config", {}), ""))
 
 
-def find_app(reference: str, data: str) -> App:
+def find_app(reference: str, data: str, till: Till | None = None) -> App:
     """Return the app that a device's configuration names.
 
     Args:
         reference: A Flower app's directory, or a task's reference.
         data: Path of the device's examples; a Flower app's directory brings its own.
+        till: Where private training of a task pays.
 
     Raises:
         TrainingError: There is none, or it does not load.
@@ -119,7 +156,43 @@ def find_app(reference: str, data: str) -> App:
         return load_flower_app(directory)
     task = find_task(reference)
     local = Local(task, task.load(Path(data)))
-    return local_app(lambda _: local)
+    return local_app(lambda _: local, till)
+
+
+def _privately(
+    task: PrivateTask,
+    received: Parameters,
+    examples: Examples,
+    plan: Plan,
+    private: PrivatePlan,
+    till: Till | None,
+    entropy: bytes,
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, float]]:
+    """Pay for DP-SGD, then train; return the arrays, and what may be told of the training.
+
+    A loss or a measurement is a sum over examples that nothing made private: none is told.
+    """
+    event = event_of(
+        private, examples=len(examples), batch_size=plan.batch_size, epochs=plan.epochs
+    )
+    told = {"examples": float(len(examples)), REPLACED: float(task.replaced())}
+    if till is not None:
+        told[SPENT] = till.charge(event)
+    arrays = train_privately(
+        task,
+        received,
+        examples,
+        event,
+        private=private,
+        learning_rate=plan.learning_rate,
+        momentum=plan.momentum,
+        entropy=entropy,
+    )
+    return arrays, told
+
+
+def _config(message: Message) -> ConfigRecord:
+    return message.content.config_records.get(wire.CONFIG, ConfigRecord())
 
 
 def _parameters(message: Message) -> Parameters:

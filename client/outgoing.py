@@ -13,6 +13,7 @@ from typing import Final
 
 from flwr.app import Context, Error, Message
 
+from wildflower.client.privacy_guard import PrivacyGuard
 from wildflower.strategies.mod import REFUSED, App, UpdateMod
 from wildflower.strategies.protection import Protection
 
@@ -67,12 +68,14 @@ class Guard:
     """What stands around a device's app.
 
     Attributes:
-        outgoing: The device's policy, outermost.
+        outgoing: The device's policy on protections.
         mod: Packing and protecting.
+        privacy: The device's privacy budget, outermost; None for a device that keeps no book.
     """
 
     outgoing: Outgoing
     mod: UpdateMod
+    privacy: PrivacyGuard | None = None
 
     def around(self, app: App) -> App:
         """Return the app behind the mod behind the policy."""
@@ -83,4 +86,9 @@ class Guard:
         def answer(message: Message, context: Context) -> Message:
             return self.outgoing(message, context, masked)
 
-        return answer
+        def paid(message: Message, context: Context) -> Message:
+            if self.privacy is None:
+                return answer(message, context)
+            return self.privacy(message, context, answer)
+
+        return paid

@@ -12,6 +12,7 @@ from wildflower.client.settings_file import read, setting, write
 
 FILE: Final = "policy.toml"
 ROLES: Final = ("auto", "approved")
+UNITS: Final = ("device", "example")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Policy:
         secagg: "required": an update leaves only masked; "allowed": plain rounds are fine too.
         release: Roles whose releases it installs, out of "auto" and "approved".
         min_cohort: Smallest cohort it takes part in.
+        max_epsilon_per_month: Largest epsilon that its answers of 30 days may amount to; 0 for no
+            limit. With one, an answer that is not differentially private does not leave.
+        unit: What the epsilon protects: "device" (all its data) or "example" (each of them).
+        delta: At which the epsilon is told; the device's own, because a server's would be a way
+            around the limit.
     """
 
     secagg: str = setting(
@@ -38,6 +44,24 @@ class Policy:
     )
     min_cohort: int = setting(
         3, "a number in [1, 1000000]", lambda v: 1 <= v <= 10**6, about="Smallest cohort it joins"
+    )
+    max_epsilon_per_month: float = setting(
+        0.0,
+        "a number in [0, 1000], 0 for no limit",
+        lambda v: 0 <= v <= 1000,
+        about="Largest epsilon of all answers of 30 days",
+    )
+    unit: str = setting(
+        "device",
+        '"device" or "example"',
+        UNITS.__contains__,
+        about="What that epsilon protects",
+    )
+    delta: float = setting(
+        1e-5,
+        "a number in [1e-15, 0.01]",
+        lambda v: 1e-15 <= v <= 0.01,
+        about="The delta at which that epsilon is told",
     )
 
 

@@ -36,7 +36,7 @@ from wildflower.strategies.errors import LinkError, RunEndedError, StrategyError
 from wildflower.strategies.flower_compat.fleet import FleetConnection
 from wildflower.strategies.mod import FAILED, App
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wildflower.client.trainer")  # run as a module, its name is __main__
 
 POLL_S: Final = (0.1, 0.5)
 """Seconds between two looks for a message: right after one, and when nothing has come for long."""
@@ -165,7 +165,7 @@ def serve(directory: Path) -> str:
     config, identity = load_config(directory), Identity.load(directory)
     guard = guard_of(directory)
     child = TrainingChild(
-        guard.around(find_app(config.app, config.data)),
+        guard.around(find_app(config.app, config.data, guard.privacy)),
         {"directory": str(directory), "name": config.name, "data": config.data},
         flower_app_config(Path(config.app)) if Path(config.app).is_dir() else {},
         config.training_idle_s,
