@@ -139,6 +139,7 @@ class Play:
     refusals: dict[str, str] = field(default_factory=dict)
     sent: list[Any] = field(default_factory=list)
     cast: tuple[Authority, tuple[Device, ...]] | None = None
+    silent: Collection[str] = ()  # devices that a test plays itself
 
     def __post_init__(self) -> None:
         self.authority, devices = self.cast or fleet(self.params.clients)
@@ -151,7 +152,8 @@ class Play:
 
     def present(self, trip: int, devices: Iterable[str]) -> list[str]:
         lost = {device for t, those in self.gone.items() if t <= trip for device in those}
-        return [device for device in devices if device not in lost | self.refusals.keys()]
+        lost |= {*self.refusals, *self.silent}
+        return [device for device in devices if device not in lost]
 
     def reply(self, device: str, message: Any) -> None:
         """Bring a client's message to the server; what it refuses is written down."""

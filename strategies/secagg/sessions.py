@@ -13,6 +13,9 @@ from typing import Final, Protocol
 KEEP_S: Final = 3600.0
 """A session that was not touched for so many seconds is over: no round lasts as long."""
 
+_SAVED: Final = ".session"
+_DRAFT: Final = ".draft"
+
 
 class SessionStore(Protocol):
     """Session states by the session's id, 32 bytes; what they mean is not its business.
@@ -63,7 +66,11 @@ class MemorySessions:
 
 
 class DirectorySessions:
-    """Sessions as files of one directory, one each."""
+    """Sessions as files of one directory, one each.
+
+    A power cut during `save` may leave a draft: it holds secrets too, so it counts as a session of
+    which nothing can be loaded, and is erased like one.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Use a directory; it is made if needed, for its owner alone."""
@@ -80,7 +87,7 @@ class DirectorySessions:
     def save(self, session: bytes, state: bytes, *, now: datetime) -> None:
         """Save a state; it is on the disk when this returns."""
         path = self._path(session)
-        draft = path.with_suffix(".draft")
+        draft = path.with_suffix(_DRAFT)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123  # the mode is set as it is made
             file.write(state)
@@ -92,16 +99,20 @@ class DirectorySessions:
 
     def erase(self, session: bytes) -> None:
         """Forget a session."""
-        self._path(session).unlink(missing_ok=True)
+        path = self._path(session)
+        path.unlink(missing_ok=True)
+        path.with_suffix(_DRAFT).unlink(missing_ok=True)
 
     def sessions(self) -> Iterator[tuple[bytes, datetime]]:
         """Yield each session's id and when it was last saved."""
-        for path in sorted(self._directory.glob("*.session")):
+        saved = {path.stem: path for path in self._directory.glob(f"*{_DRAFT}")}
+        saved |= {path.stem: path for path in self._directory.glob(f"*{_SAVED}")}
+        for _, path in sorted(saved.items()):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 yield bytes.fromhex(path.stem), datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
     def _path(self, session: bytes) -> Path:
-        return self._directory / f"{session.hex()}.session"
+        return self._directory / f"{session.hex()}{_SAVED}"
 
 
 def _sync(directory: Path) -> None:

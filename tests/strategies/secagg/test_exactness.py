@@ -9,13 +9,14 @@ from tests.secagg_fakes import Play, fleet, make_params
 
 from wildflower.strategies.arrays import Update
 from wildflower.strategies.errors import CapacityError, SessionAbortedError, UpdateRefusedError
+from wildflower.strategies.fixed_point import Encoding
 from wildflower.strategies.secagg.graph import plan_graph
 from wildflower.strategies.secagg.masking import CHUNK
 from wildflower.strategies.secagg.server import Session
 
 
-def is_exact(clients: int, bits: int, **options: int) -> bool:
-    play = Play(make_params(clients, bits=bits, **options))
+def is_exact(clients: int, bits: int, size: int = 5) -> bool:
+    play = Play(make_params(clients, bits=bits, size=size))
     total = play.run()
     everyone = play.session.survivors == tuple(sorted(play.devices))
     return everyone and np.array_equal(total, play.plain_sum())

@@ -58,6 +58,17 @@ def test_a_power_cut_while_saving_leaves_the_old_state(tmp_path: Path) -> None:
     (tmp_path / f"{ONE.hex()}.draft").write_bytes(b"ne")  # as if the power had gone here
     assert sessions.load(ONE) == b"old"
     assert [session for session, _ in sessions.sessions()] == [ONE]
+    sessions.erase(ONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_without_a_state_can_be_found_and_erased(tmp_path: Path) -> None:
+    sessions = DirectorySessions(tmp_path)
+    (tmp_path / f"{TWO.hex()}.draft").write_bytes(b"se")
+    (found,) = [session for session, _ in sessions.sessions()]
+    assert (found, sessions.load(found)) == (TWO, None)
+    sessions.erase(found)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_files_in_the_directory_are_no_sessions(tmp_path: Path) -> None:
