@@ -1,13 +1,14 @@
 """A fleet for tests of rounds: ordinary Flower apps, real identities, an in-process grid."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from wildflower.client.outgoing import Guard, Outgoing
+from wildflower.client.privacy_guard import PrivacyGuard
 from wildflower.simulation.fleet import seeded_entropy
 from wildflower.simulation.grid import App, Death, InProcessGrid
 from wildflower.simulation.identities import SimulatedCa
@@ -80,12 +81,16 @@ class Fleet:
         secagg: str = "allowed",
         dies: Mapping[tuple[int, str], Death] | None = None,
         sessions: Callable[[], SessionStore] = MemorySessions,
+        budgets: Sequence[PrivacyGuard] = (),
     ) -> None:
         self.ca = SimulatedCa()
         self.seen: list[Message] = []
         self.sessions = [sessions() for _ in apps]
         self.secagg = [self._secagg(index) for index in range(len(apps))]
         self.guards = [Guard(Outgoing(secagg, (each,)), UpdateMod((each,))) for each in self.secagg]
+        for index, budget in enumerate(budgets):
+            own = replace(budget, protections=(self.secagg[index],))
+            self.guards[index] = replace(self.guards[index], privacy=own)
         self.nodes = [11 + index for index in range(len(apps))]
         guarded = [guard.around(app) for guard, app in zip(self.guards, apps, strict=True)]
         self.grid = InProcessGrid(
