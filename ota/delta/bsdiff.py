@@ -18,6 +18,7 @@ from wildflower.ota.errors import DeltaError
 _HEADER: Final = struct.Struct("<8sqqq")
 _TRIPLE: Final = struct.Struct("<QQQ")
 _SIGN: Final = 1 << 63
+SPARE: Final = 64  # triples, for files of a few bytes
 _PART: Final = 1 << 18  # bytes that are made at a time
 
 
@@ -49,10 +50,14 @@ def parts(base: memoryview, data: memoryview, size: int) -> Iterator[bytes]:
     added = _Stream(streams[control_size : control_size + added_size])
     literal = _Stream(streams[control_size + added_size :])
     made = at = 0
-    while made < size:
+    for _ in range(
+        2 * size + SPARE
+    ):  # some triples only move, but a patch of those alone is a bomb
+        if made == size:
+            return
         add, take, move = map(_signed, _TRIPLE.unpack(control.read(_TRIPLE.size)))
-        if min(add, take) < 0 or not 0 < add + take <= size - made:
-            raise DeltaError("the patch makes more, or less, than the new file")
+        if min(add, take) < 0 or add + take > size - made:
+            raise DeltaError("the patch makes more than the new file")
         if at < 0 or at + add > len(base):
             raise DeltaError("the patch reads outside of the old file")
         for begin, count in _portions(add):
@@ -61,6 +66,7 @@ def parts(base: memoryview, data: memoryview, size: int) -> Iterator[bytes]:
         for _, count in _portions(take):
             yield literal.read(count)
         made, at = made + add + take, at + add + move
+    raise DeltaError("the patch makes less than the new file")
 
 
 class _Stream:
@@ -74,13 +80,12 @@ class _Stream:
         found = bytearray()
         try:
             while len(found) < count:
-                given, self._data = self._data[:_PART], self._data[_PART:]
-                is_last = not given and self._engine.needs_input
-                part = self._engine.decompress(bytes(given), count - len(found))
-                if is_last and not part:
+                given = self._data[:_PART] if self._engine.needs_input else self._data[:0]
+                if self._engine.eof or (not given and self._engine.needs_input):
                     raise DeltaError("the patch ends too early")
-                found += part
-        except (OSError, EOFError, ValueError) as error:
+                found += self._engine.decompress(bytes(given), count - len(found))
+                self._data = self._data[len(given) :]
+        except (OSError, ValueError) as error:
             raise DeltaError(f"the patch is damaged: {error}") from error
         return bytes(found)
 

@@ -28,7 +28,7 @@ from wildflower.ota.errors import DeltaError
 ESCAPE: Final = 255
 LEVEL: Final = 3  # of bz2: blocks of 300 kB hold a whole piece, a decoder needs 1.5 MiB
 FILTERS: Final[Sequence[Mapping[str, Any]]] = (
-    {"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 18},
+    {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 18},
 )
 """Of lzma, named here and not in the delta: no delta can ask for a larger dictionary."""
 

@@ -108,6 +108,6 @@ class _Streams:
         if left is None or not left.size:
             piece = self._pieces.popleft()
             planes = [self._source.plane(coding, piece.count) for coding in piece.codings]
-            left = from_planes(kind, np.stack(planes))
+            left = from_planes(kind, np.stack(planes) if len(planes) > 1 else planes[0][np.newaxis])
         self._left[kind] = left[wanted:]
         return left[:wanted]

@@ -25,7 +25,7 @@ from wildflower.ota.delta.format import (
     Piece,
     demands,
 )
-from wildflower.ota.delta.rans import MAX_LANES, Symbols, encode
+from wildflower.ota.delta.rans import MAX_LANES, Symbols, Table, encode
 from wildflower.ota.delta.segments import Kind, Region, Segment, align
 from wildflower.ota.delta.tables import cluster, counts_of, entropy
 from wildflower.ota.delta.transforms import Codes, apply, codes, to_planes
@@ -35,7 +35,10 @@ MIN_PIECE: Final = 1 << 11  # elements; naming a piece costs what fewer of them 
 SHARE: Final = 64.0  # bits that a block is charged for its table, which others use too
 NOISE: Final = 7.95  # bits in eight from which a plane is not worth a table
 MIN_PACKED: Final = 64  # bytes below which bz2 and lzma are longer than what they pack
-LANE_SHARE: Final = 1 / 200  # lanes to coded bytes: their states then cost two per cent at most
+SAMPLE: Final = 1 << 14  # bytes
+SLACK: Final = 1.25  # a sample is packed worse than the whole
+LANE_BYTES: Final = 150  # coded bytes per lane: the lanes' states then cost two per cent at most
+LANE_SYMBOLS: Final = 2048  # symbols per lane at most: each is a step of the decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +122,18 @@ def _written(
         for count, planes in zip(counts, ordered, strict=True)
     )
     coded_blocks = [(block, tables[number]) for block, number in zip(blocks, table_of, strict=True)]
-    bits = sum(float(table.bits[block].sum()) for block, table in coded_blocks)
-    lanes = _lanes(bits / 8)
+    lanes = _lanes(coded_blocks)
     coded = encode(coded_blocks, lanes)
     chunks = b"".join(plane.chunk for planes in ordered for plane in planes)
     body = Body(lanes, tuple(tables), segments, pieces, len(coded))
     return header.to_bytes() + body.to_bytes() + coded + chunks
 
 
-def _lanes(size: float) -> int:
-    """Return how many lanes a stream of so many bytes can afford, a power of two."""
-    return 1 << min(MAX_LANES.bit_length() - 1, max(1, int(size * LANE_SHARE)).bit_length() - 1)
+def _lanes(blocks: Sequence[tuple[Symbols, Table]]) -> int:
+    """Return how many lanes a stream can afford, a power of two."""
+    size = sum(float(table.bits[block].sum()) for block, table in blocks) / 8
+    wanted = max(size / LANE_BYTES, sum(len(block) for block, _ in blocks) / LANE_SYMBOLS, 1.0)
+    return min(MAX_LANES, 1 << int(wanted).bit_length() - 1)
 
 
 def _numbered(plane: _Plane, numbers: Iterator[int]) -> Coding:
@@ -195,16 +199,30 @@ def _best(plane: Symbols) -> _Plane:
     """Return the shortest way of writing a plane."""
     if not plane.any():
         return _Plane(Coding(Codec.ZERO))
-    counts = counts_of(plane)
     ways = [(8.0 * len(plane), _Plane(Coding(Codec.RAW), chunk=plane.tobytes()))]
-    dense = float(entropy(counts))
-    if dense < NOISE * len(plane):
-        gaps, changes = sparse(plane)
-        bits = float(entropy(counts_of(gaps)) + entropy(counts_of(changes)))
-        ways.append((bits + 2 * SHARE, _Plane(Coding(Codec.SPARSE, len(gaps)), (gaps, changes))))
-        ways.append((dense + SHARE, _Plane(Coding(Codec.DENSE), (plane,))))
-    if len(plane) >= MIN_PACKED and dense < NOISE * len(plane):
-        for codec in (Codec.BZ2, Codec.LZMA):
+    if float(entropy(counts_of(plane))) > NOISE * len(plane):
+        return ways[0][1]
+    gaps, changes = sparse(plane)
+    ways.append((_bits(gaps, changes), _Plane(Coding(Codec.SPARSE, len(gaps)), (gaps, changes))))
+    ways.append((_bits(plane), _Plane(Coding(Codec.DENSE), (plane,))))
+    for codec in (Codec.BZ2, Codec.LZMA):
+        if _is_promising(codec, plane):
             chunk = pack(codec, plane.tobytes())
             ways.append((8.0 * len(chunk), _Plane(Coding(codec, len(chunk)), chunk=chunk)))
     return min(ways, key=lambda way: way[0])[1]
+
+
+def _is_promising(codec: Codec, plane: Symbols) -> bool:
+    """Whether packing could pay, judged by a sample: on dense changes it takes all the time."""
+    sample = plane[:SAMPLE]
+    if len(sample) < MIN_PACKED:
+        return False
+    least = min(_bits(*sparse(sample)), _bits(sample))
+    return 8 * len(pack(codec, sample.tobytes())) < SLACK * least
+
+
+def _bits(*blocks: Symbols) -> float:
+    """Return what blocks cost in the coded stream: themselves, tables, and lanes for the steps."""
+    symbols = sum(map(len, blocks))
+    least = sum(float(entropy(counts_of(block))) for block in blocks)
+    return least + SHARE * len(blocks) + 32 * symbols / LANE_SYMBOLS

@@ -31,7 +31,7 @@ MAX_SIZE: Final = 1 << 40  # bytes of a file; a number beyond it is nonsense
 MAX_SEGMENTS: Final = 1 << 16  # a model of a thousand tensors has about four thousand
 MAX_PIECES: Final = 1 << 17
 MAX_TABLES: Final = 32
-PIECE: Final = 1 << 18  # bytes of the new file in one piece: what a decoder holds at a time
+PIECE: Final = 1 << 17  # bytes of the new file in one piece: what a decoder holds at a time
 
 _VARINT_BYTES: Final = 6  # 42 bits, above MAX_SIZE
 _FLOAT: Final = struct.Struct("<f")

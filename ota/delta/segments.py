@@ -174,6 +174,6 @@ def _joined(segments: Sequence[Segment]) -> Iterator[Segment]:
 
 
 def _goes_on(left: Segment, right: Segment) -> bool:
-    if (left.kind, left.step) != (right.kind, right.step):
+    if left.kind is not right.kind or left.kind is Kind.STEP:  # a tensor has a step of its own
         return False
     return left.kind is Kind.LITERAL or left.source + left.length == right.source
