@@ -10,6 +10,7 @@
   x OptionError             no such option of a round, or two that decide the same thing
   x CombinationError        options that do not go together, refused before the round starts
   x MissingPackageError     an optional package that is needed is not installed
+  x BudgetError             a round would spend more privacy than its budget has left
   + SecAggError             the secure-aggregation protocol
     x ProtocolError         the other side broke the protocol; nothing more is sent in this session
     x SessionAbortedError   the session cannot finish (too few clients left); no sum is revealed
@@ -68,6 +69,10 @@ class CombinationError(StrategyError):
 
 class MissingPackageError(StrategyError):
     """An optional package that is needed is not installed."""
+
+
+class BudgetError(StrategyError):
+    """A round would spend more privacy than its budget has left; it was not started."""
 
 
 class SecAggError(StrategyError):
