@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from wildflower.strategies.algorithms.fedavg import FedAvg
     from wildflower.strategies.arrays import GlobalModel, Layout, Update
     from wildflower.strategies.errors import StrategyError
+    from wildflower.strategies.flower_strategy import SecAggPlus
     from wildflower.strategies.task import Examples, Recipe, Task, find_task
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "GlobalModel",
     "Layout",
     "Recipe",
+    "SecAggPlus",
     "StrategyError",
     "Sum",
     "Task",
@@ -33,6 +35,7 @@ __getattr__, __dir__ = lazily(
         "GlobalModel": "arrays",
         "Layout": "arrays",
         "Recipe": "task",
+        "SecAggPlus": "flower_strategy",
         "StrategyError": "errors",
         "Sum": "algorithms.algorithm",
         "Task": "task",

@@ -5,7 +5,7 @@
 
 The inner strategy samples nodes, configures rounds and makes the step, as ever; it sees one reply,
 which holds the weighted mean. The devices run their ClientApp behind the mod of
-`wildflower.strategies.secagg.mod`, which the agent puts there.
+`wildflower.strategies.mod`, which the agent puts there.
 
 A strategy that looks at single replies (Krum, a median, a loss for each device, a noise sized by
 their number) would not fail on one reply, it would lie; so it is refused when it is wrapped. What
