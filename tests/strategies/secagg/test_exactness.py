@@ -65,10 +65,12 @@ def test_weights_are_applied_before_the_sum(bits: int) -> None:
     for number, (device, weight) in enumerate(zip(play.devices, weights, strict=True)):
         update = Update(np.array([(-0.5) ** number], np.float32), weight, {"loss": 0.25})
         play.updates[device] = play.params.encoding.encode(update, bytes(32))
-    total = play.params.encoding.decode(play.run(), 3)
+    encoding = play.params.encoding
+    assert isinstance(encoding, Encoding)
+    total = encoding.decode(play.run(), 3)
     assert total.weight == 131.0
     assert total.statistics["loss"] == 0.75
-    assert total.vector[0] == pytest.approx(1.0 - 15.0 + 25.0, abs=3 * play.params.encoding.quantum)
+    assert total.vector[0] == pytest.approx(1.0 - 15.0 + 25.0, abs=3 * encoding.quantum)
 
 
 @pytest.mark.parametrize("bits", BITS)

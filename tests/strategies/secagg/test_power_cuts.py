@@ -136,7 +136,7 @@ class Seat:
 
     def ask(self, kind: str, request: Any) -> Any:
         """Ask until there is an answer; then once more, which changes nothing."""
-        first = self._ask(kind, request)
+        first: Any = self._ask(kind, request)
         assert self._ask(kind, request).to_fields() == first.to_fields()
         return first
 
@@ -154,7 +154,8 @@ class Seat:
 
     def bytes_of(self, kind: type) -> set[bytes]:
         """Return the different messages of a kind that ever left the device."""
-        return {flat.to_bytes(each.to_fields()) for each in self.sent if type(each) is kind}
+        found: list[Any] = [each for each in self.sent if type(each) is kind]
+        return {flat.to_bytes(each.to_fields()) for each in found}
 
 
 def play_through(play: Play, seat: Seat) -> np.ndarray[Any, Any]:
