@@ -212,6 +212,36 @@ class StoredSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacyEntry:
+    """A release that the privacy ledger holds; `server.ledger` knows it as a `strategies` value.
+
+    Attributes:
+        entry_id: Of the release; for a round its id.
+        purpose: "training", "telemetry" or "calibration".
+        unit: "device" or "example".
+        relation: "add-remove" or "replace".
+        delta: At which its epsilon is told.
+        event: What was released, the flat form of `strategies.dp.events`.
+        cohort: How many took part.
+        population: How many could have.
+        subject: What it belongs to, such as a training's id.
+        at: When it was written, before its noise was released.
+    """
+
+    KEY: ClassVar[str] = "entry_id"
+    entry_id: str
+    purpose: str
+    unit: str
+    relation: str
+    delta: float
+    event: Mapping[str, str | int | float]
+    cohort: int
+    population: int
+    subject: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened, for those who wait and for those who ask later.
 
@@ -243,5 +273,6 @@ Record = (
     | Rollout
     | Report
     | StoredSummary
+    | PrivacyEntry
 )
 """Everything that has a key of its own; events are numbered by the store."""

@@ -282,6 +282,22 @@ class SummaryRow(Stored, table=True):
     received_at: datetime = _moment()
 
 
+class PrivacyRow(Stored, table=True):
+    """A release that the privacy ledger holds."""
+
+    __tablename__ = "privacy_entry"
+    entry_id: str = Field(unique=True)
+    purpose: str
+    unit: str
+    relation: str
+    delta: float = Field(sa_type=sa.Double)
+    event: str = Field(sa_type=Plain)
+    cohort: int = _number()
+    population: int = _number()
+    subject: str = Field(index=True)
+    at: datetime = _moment()
+
+
 class EventRow(Ours, table=True):
     """An event; its number is given by the store, without gaps."""
 
@@ -308,5 +324,6 @@ TABLES: Final[Mapping[type, sa.Table]] = MappingProxyType(
         records.Rollout: METADATA.tables["rollout"],
         records.Report: METADATA.tables["report"],
         records.StoredSummary: METADATA.tables["summary"],
+        records.PrivacyEntry: METADATA.tables["privacy_entry"],
     }
 )

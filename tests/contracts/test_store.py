@@ -32,6 +32,7 @@ from wildflower.server.records import (
     JoinToken,
     Line,
     Model,
+    PrivacyEntry,
     Record,
     ReleaseRecord,
     Report,
@@ -76,6 +77,10 @@ EXAMPLES: dict[str, Record] = {
     "rollout": Rollout("ro", ("r", "r2"), "running", "", b"", NOW),
     "report": Report("d1/1", "d1", 1, "committed", "ro", "r", "a", "", b"doc", b"sig", NOW),
     "summary": StoredSummary("d1/s/1", "d1", "s", 2**53, "a", "b", b"payload", NOW),
+    "privacy": PrivacyEntry(
+        *("tr1/1", "training", "device", "add-remove", 1e-15, {"noise_multiplier": 0.1}),
+        *(50, 10**12, "tr1", NOW),
+    ),
 }
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 NO_POSTGRES = "PostgreSQL NOT TESTED: no server binaries; apt-get install postgresql"
