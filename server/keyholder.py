@@ -143,8 +143,9 @@ class KeyHolder:
         if not 1 <= len(run) <= MAX_NAME or not run.isprintable():
             raise KeyHolderError(f"a run's id is 1 to {MAX_NAME} printable characters")
         with self._lock:
-            self._erase()
-            found = self._promise(self._folder(run))
+            folder = self._folder(run)
+            self._erase(folder)
+            found = self._promise(folder)
             if found is not None and self._is_alive(found):
                 return found
             return self._make(run)
@@ -175,7 +176,8 @@ class KeyHolder:
         That a round was answered is not forgotten.
         """
         with self._lock:
-            self._erase()
+            for folder in self._folders():
+                self._erase(folder)
 
     def runs(self) -> Iterator[RunView]:
         """Yield the runs that there are, by their ids."""
@@ -232,16 +234,15 @@ class KeyHolder:
         log.info("key made", extra={"run": run, "key": promise.digest.hex()})
         return promise
 
-    def _erase(self) -> None:
-        for folder in self._folders():
-            promise = self._promise(folder)
-            alive = self._secret(promise) if promise and self._is_alive(promise) else None
-            for path in folder.glob("*.secret"):
-                if path != alive:
-                    path.unlink()
-            for path in folder.glob("*.answer") if alive is None else ():
-                if path.stat().st_size > DIGEST + len(FORGOTTEN):
-                    write_durably(path, path.read_bytes()[:DIGEST] + FORGOTTEN, mode=0o600)
+    def _erase(self, folder: Path) -> None:
+        promise = self._promise(folder)
+        alive = self._secret(promise) if promise and self._is_alive(promise) else None
+        for path in folder.glob("*.secret"):
+            if path != alive:
+                path.unlink()
+        for path in folder.glob("*.answer") if alive is None else ():
+            if path.stat().st_size > DIGEST + len(FORGOTTEN):
+                write_durably(path, path.read_bytes()[:DIGEST] + FORGOTTEN, mode=0o600)
 
     def _is_alive(self, key: RunKey) -> bool:
         return self._now().timestamp() < key.expires

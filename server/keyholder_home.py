@@ -79,7 +79,7 @@ def make_key_holder(
     lines = [
         f"min_cohort = {terms.min_cohort}",
         f"days = {terms.days}",
-        f'token_digest = "{hashlib.sha256(token).hexdigest()}"',
+        f'token_digest = "{token_digest(token)}"',
         "",
     ]
     with beside(directory) as place:
@@ -98,8 +98,8 @@ def open_key_holder(directory: Path, *, now: Callable[[], datetime]) -> KeyHolde
         StartError: Its identity is missing or damaged.
     """
     found = _read(directory / SETTINGS_FILE)
-    token_digest = found.pop("token_digest", None)
-    if set(found) != set(LIMITS) or not isinstance(token_digest, str):
+    known = found.pop("token_digest", None)
+    if set(found) != set(LIMITS) or not isinstance(known, str):
         raise SettingsError(
             f"{directory / SETTINGS_FILE}: expected min_cohort, days and token_digest"
         )
@@ -107,7 +107,7 @@ def open_key_holder(directory: Path, *, now: Callable[[], datetime]) -> KeyHolde
     _check(terms)
     identity = PinnedIdentity.load(directory)
     holder = KeyHolder(directory, identity, terms, now=now)
-    return KeyHolderHome(identity, terms, holder, token_digest)
+    return KeyHolderHome(identity, terms, holder, known)
 
 
 def run_key_holder(
@@ -130,6 +130,11 @@ def run_key_holder(
             home.holder.erase_expired()
             while not stopping.wait(SWEEP_S):
                 home.holder.erase_expired()
+
+
+def token_digest(token: bytes) -> str:
+    """Return that by which a key holder knows the server's token: its SHA-256, hex."""
+    return hashlib.sha256(token).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -136,6 +136,8 @@ def _invitation(
     start = time.monotonic()
     key = key_holder.key(request.training)
     trust.check_key(key, holder=key.holder, min_cohort=0, now=datetime.now(UTC))
+    if key.run != request.training:
+        raise ProtocolError(f"the key holder sends the key of {key.run!r}")
     if encoding.clients < key.min_cohort:
         raise ProtocolError(
             f"a cohort of {encoding.clients} devices, the key holder decrypts sums of"

@@ -19,7 +19,7 @@ from wildflower.strategies.he.protection import Homomorphic
 from wildflower.strategies.mod import UpdateMod
 from wildflower.strategies.secagg.sessions import MemorySessions, SessionStore
 
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
+NOW = datetime.now(UTC)
 IDENTITY = PinnedIdentity.make("test key holder", NOW)
 OTHER_IDENTITY = PinnedIdentity.make("another key holder", NOW)
 TERMS = Terms()

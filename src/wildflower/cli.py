@@ -60,6 +60,12 @@ ENTRIES: Final[dict[str, Entry]] = {
         extra="all",
     ),
     "helper": Entry("Run a helper of one-shot aggregation.", ("wildflower.server.cli.helper:app",)),
+    "keyholder": Entry(
+        "Hold the keys of homomorphic rounds, away from the server.",
+        ("wildflower.server.cli.keyholder:app",),
+        needs="tenseal",
+        extra="server",
+    ),
     "device": Entry(
         "Invite and enrol devices.",
         ("wildflower.server.cli.device:app", "wildflower.client.cli.device:app"),

@@ -271,6 +271,13 @@ def test_a_key_that_its_holder_did_not_sign_is_noticed_before_it_is_sent(fleet: 
         go(fleet)
 
 
+def test_the_key_of_another_training_is_not_used(fleet: HeFleet) -> None:
+    real = fleet.holder.holder
+    fleet.holder.key = lambda run: real.key("another")  # type: ignore[method-assign]  # mixed up
+    with pytest.raises(RoundAbortedError, match="sends the key of 'another'"):
+        go(fleet)
+
+
 def test_nonsense_of_one_device_ends_the_round_without_a_model(fleet: HeFleet) -> None:
     victim = fleet.protections[2]
     foreign = make_holder(fleet.holder.holder._runs.parent / "other").key("training-1").context
