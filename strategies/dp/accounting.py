@@ -45,8 +45,12 @@ class Method(StrEnum):
     RDP = "rdp"
 
 
-ORDERS: Final = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 256, 512, 1024)
+ORDERS: Final = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 128, 256, 512)
 """Rényi orders; integers beyond 11, because sampled Skellam is bounded at integers only."""
+
+INTERVAL: Final = 8e-3
+"""A PLD's grid, times the root of the rounds. Every grid gives an upper bound; this one is within
+0.1 % of one ten times as fine, in a tenth of the time."""
 
 LARGEST_PLD: Final = 64.0
 """Beyond this epsilon a PLD takes gigabytes and tells nothing: RDP answers."""
@@ -216,8 +220,11 @@ def _pld_epsilon(parts: _Parts, delta: float) -> float:
     import dp_accounting
     from dp_accounting import pld
 
+    rounds = sum(event.rounds for event in parts.sampled)
+    interval = min(max(INTERVAL / math.sqrt(rounds), 1e-4), 1e-3)
+    neighbours = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     with _quiet():
-        accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+        accountant = pld.PLDAccountant(neighbours, interval)
         for event in parts.sampled:
             accountant.compose(_dp_event(event, 1), event.rounds)
         if parts.mu:

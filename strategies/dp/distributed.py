@@ -192,6 +192,11 @@ class SkellamEncoding:
         return self.contribution.length
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the statistics that are added up."""
+        return tuple(name for name, _ in self.statistics)
+
+    @property
     def l2(self) -> float:
         """Largest L2 norm of one device's integers."""
         return self._load.l2

@@ -105,7 +105,7 @@ def probabilities(variance: float, largest: int) -> Floats:
         if k <= largest:
             ratios[k] = ratio
     ratios[0] = 1.0
-    relative: Floats = np.cumprod(ratios)
+    relative = np.cumprod(np.array(ratios, np.float64))
     return relative / (2.0 * math.fsum(relative[1:]) + 1.0)
 
 

@@ -70,16 +70,27 @@ class TreeDP:
         noise_multiplier: Standard deviation of a node's noise over what one unit can add.
         contribution: What one unit can add; it stays the same for a whole training.
         steps: Most rounds of one tree.
+        quantum: Largest rounding of an element in any round, if sums go through residues.
+        statistic_quantum: Largest rounding of a statistic in any round.
     """
 
     noise_multiplier: float
     contribution: Contribution
     steps: int
+    quantum: float = 0.0
+    statistic_quantum: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         limits.noise_multiplier(self.noise_multiplier)
         limits.whole("steps", self.steps, 1, limits.MAX_ROUNDS)
+        limits.number("quantum", self.quantum, 0.0, limits.LARGEST_NORM)
+        limits.number("statistic_quantum", self.statistic_quantum, 0.0, limits.LARGEST_NORM)
+
+    @property
+    def sensitivity(self) -> float:
+        """Largest L2 norm of what one unit adds to a node."""
+        return self.contribution.sensitivity(self.quantum, self.statistic_quantum)
 
     def release(self, state: TreeState, total: Sum) -> tuple[TreeState, Sum]:
         """Return the next state, and the sum with its noise; only this may be stored.
@@ -100,7 +111,7 @@ class TreeDP:
                 hint="Restart the tree: it costs privacy once more, and devices may come again.",
             )
         after = replace(state, step=state.step + 1)
-        grid = noise.grid_of(self.contribution.radius)
+        grid = noise.grid_of(self.sensitivity)
         joint = np.rint(self.contribution.join_sum(total) / grid)
         joint += self._node(after, *_node_of(after.step))
         for level, index in _merged(after.step):
@@ -113,7 +124,7 @@ class TreeDP:
         purpose = f"tree/{len(state.finished)}/{level}/{index}".encode()
         return noise.on_grid(
             self.contribution.length,
-            sensitivity=self.contribution.radius,
+            sensitivity=self.sensitivity,
             noise_multiplier=self.noise_multiplier,
             key=noise.derive(state.seed, purpose),
         )
@@ -125,7 +136,7 @@ class TreeDP:
 
     def deviation(self, step: int) -> float:
         """Return the standard deviation of the noise on an element of a prefix of `step` rounds."""
-        return self.noise_multiplier * self.contribution.radius * math.sqrt(step.bit_count())
+        return self.noise_multiplier * self.sensitivity * math.sqrt(step.bit_count())
 
 
 def restart(state: TreeState) -> TreeState:
