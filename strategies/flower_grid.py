@@ -1,4 +1,4 @@
-"""A Flower `Grid` through which nothing goes but secure rounds.
+"""A Flower `Grid` through which nothing goes but protected rounds.
 
 Flower's strategies send one message to each of some nodes and wait for the replies. Here that call
 is a whole round (four trips, under secure aggregation), and its replies are ONE: a reply that
@@ -6,7 +6,7 @@ holds the weighted mean of what the devices trained, and the means of what they 
 strategy that averages, that is the same.
 
     inner.configure_train -> messages --+
-                                        +--> secure round --> mean
+                                        +--> protected round --> mean
     inner.aggregate_train <- [reply]  <-+
 
 What goes around the round (`push_messages`) is refused, and so is what cannot be one: nodes that
@@ -29,13 +29,15 @@ from wildflower.strategies.arrays import Layout
 from wildflower.strategies.errors import CombinationError, RoundAbortedError
 from wildflower.strategies.fixed_point import CLIPPED
 from wildflower.strategies.flower_compat.messages import FlowerRun
-from wildflower.strategies.secagg.graph import Security
+from wildflower.strategies.secagg.graph import SMALLEST, Security
 from wildflower.strategies.trips import RoundRequest, RoundResult
 
 log = logging.getLogger(__name__)
 
 ROUND: Final = "server-round"
 """Flower's name of the round's number, in the config that a strategy sends."""
+
+HOUR_S: Final = 3600.0  # Flower's time for a round, in seconds
 
 LOOK_S: Final = 1.0
 """Seconds for which an answer to "who is connected" is believed."""
@@ -55,45 +57,62 @@ class RunRound(Protocol):
         ...
 
 
+def _silent(number: int, kind: str, result: RoundResult) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a strategy's rounds have in common.
 
     Attributes:
-        training: Names the training; a device forgets a session when the next of it begins.
         clip: Largest absolute change of one parameter that enters the sum.
-        max_weight: Largest weight of one device.
-        bits: Width of the residues, 16 or 32.
-        security: What the rounds withstand.
-        min_cohort: Fewest devices in a sum.
-        poll_s: Seconds between two looks for answers.
-        metrics: Message type to the names of the metrics whose means are wanted.
+        max_weight: Largest weight of one device; heavier ones count as this.
+        bits: Width of the residues: 32, or 16 for half the traffic.
+        security: What secure rounds withstand: colluding and lost devices, and what server.
+        min_cohort: Fewest devices in a sum, at least 3.
+        train_metrics: Metrics of training whose means are wanted, such as "train_loss".
+        evaluate_metrics: The same of evaluation.
+        is_gone: Tells whether a node lost its connection; by default, whom the grid does not list
+            is gone.
         on_round: Is told the number, the message type and the result of each round.
+        poll_s: Seconds between two looks for answers.
     """
 
-    training: str
-    clip: float
-    max_weight: float
-    bits: int
-    security: Security
-    min_cohort: int
-    poll_s: float
-    metrics: Mapping[str, Sequence[str]]
-    on_round: Callable[[int, str, RoundResult], None] = lambda *_: None
+    clip: float = 1.0
+    max_weight: float = 10_000.0
+    bits: int = 32
+    security: Security = field(default_factory=Security)
+    min_cohort: int = SMALLEST
+    train_metrics: tuple[str, ...] = ()
+    evaluate_metrics: tuple[str, ...] = ()
+    is_gone: Callable[[int], bool] | None = None
+    on_round: Callable[[int, str, RoundResult], None] = _silent
+    poll_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse a cohort in which a sum hides nobody."""
+        if self.min_cohort < SMALLEST:
+            raise ValueError(
+                f"min_cohort is {self.min_cohort}, allowed are {SMALLEST} and more: in a sum of"
+                " two, each knows the other"
+            )
 
 
 class SecureGrid(Grid):
     """The grid that an inner strategy gets; it has identity, and a round's number counts on."""
 
-    def __init__(self, grid: Grid, terms: Terms, run_round: RunRound) -> None:
+    def __init__(self, grid: Grid, training: str, terms: Terms, run_round: RunRound) -> None:
         """Wrap a grid.
 
         Args:
             grid: Reaches the nodes.
+            training: Names the training, once in the fleet's life.
             terms: What all rounds have in common.
             run_round: Runs one round over the grid.
         """
-        self._grid, self._terms, self._run_round = grid, terms, run_round
+        self._grid, self._training = grid, training
+        self._terms, self._run_round = terms, run_round
         self._last = 0
 
     def set_run(self, run: FlowerRun) -> None:
@@ -121,13 +140,13 @@ class SecureGrid(Grid):
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Refuse: what is pushed goes around the secure round.
+        """Refuse: what is pushed goes around the protected round.
 
         Raises:
             CombinationError: Always.
         """
         raise CombinationError(
-            f"{len(list(messages))} messages would go to the devices outside of a secure round",
+            f"{len(list(messages))} messages would go to the devices outside of a protected round",
             hint="Use a strategy that sends with grid.send_and_receive, once for a round.",
         )
 
@@ -138,7 +157,7 @@ class SecureGrid(Grid):
             CombinationError: Always.
         """
         raise CombinationError(
-            f"{len(list(message_ids))} replies are asked for outside of a secure round",
+            f"{len(list(message_ids))} replies are asked for outside of a protected round",
             hint="Use a strategy that sends with grid.send_and_receive, once for a round.",
         )
 
@@ -152,14 +171,14 @@ class SecureGrid(Grid):
             timeout: Seconds that the round may take; an hour by default, as in Flower.
 
         Raises:
-            CombinationError: The messages cannot be one secure round.
+            CombinationError: The messages cannot be one protected round.
         """
         asked = list(messages)
         if not asked:
             return []
         plan = _Plan.of(asked)
         self._last = plan.number or self._last + (plan.kind == wire.TRAIN)
-        request = plan.request(self._last, self._terms, timeout or 3600.0)
+        request = plan.request(self._training, self._last, self._terms, timeout or HOUR_S)
         try:
             result = self._run_round(plan.nodes, request, evaluate_only=plan.kind == wire.EVALUATE)
         except RoundAbortedError as error:
@@ -193,7 +212,7 @@ class _Plan:
         kinds = {message.metadata.message_type for message in messages}
         nodes = tuple(message.metadata.dst_node_id for message in messages)
         if len(kinds) > 1 or not kinds <= {wire.TRAIN, wire.EVALUATE}:
-            raise CombinationError(f"messages of the types {sorted(kinds)} are no secure round")
+            raise CombinationError(f"messages of the types {sorted(kinds)} are no protected round")
         if len(set(nodes)) < len(nodes):
             raise CombinationError(f"{len(nodes)} messages go to {len(set(nodes))} nodes")
         if any(message.content is not first.content for message in messages):
@@ -203,7 +222,7 @@ class _Plan:
             first.content[wire.ARRAYS], ArrayRecord
         ):
             raise CombinationError(
-                f"the messages hold the records {sorted(names)}, a secure round carries"
+                f"the messages hold the records {sorted(names)}, a protected round carries"
                 f" {wire.ARRAYS!r} and {wire.CONFIG!r}",
                 hint="Keep the strategy's arrayrecord_key and configrecord_key as they are.",
             )
@@ -219,12 +238,15 @@ class _Plan:
             config,
         )
 
-    def request(self, number: int, terms: Terms, timeout_s: float) -> RoundRequest:
+    def request(self, training: str, number: int, terms: Terms, timeout_s: float) -> RoundRequest:
         """Return what the round is to do."""
         layout = Layout.of(self.parameters)
-        means = tuple(wire.MEAN + name for name in terms.metrics.get(self.kind, ()))
+        is_training = self.kind == wire.TRAIN
+        metrics = terms.train_metrics if is_training else terms.evaluate_metrics
+        means = tuple(wire.MEAN + name for name in metrics)
         return RoundRequest(
-            training=terms.training,
+            # a key holder opens one sum for each round of a training: evaluations are another
+            training=training if is_training else f"{training}-evaluation",
             number=number,
             layout=layout,
             vector=layout.pack(self.parameters),
@@ -268,7 +290,7 @@ def _require_equal(messages: Sequence[Message]) -> None:
     if different:
         raise CombinationError(
             f"{len(different)} of {len(messages)} nodes would get another model or config, such as"
-            f" node {different[0]}; a secure sum is of updates of one model",
+            f" node {different[0]}; a protected sum is of updates of one model",
             hint="Use a strategy that sends every device the same.",
         )
 

@@ -17,13 +17,9 @@ from wildflower.simulation.grid import Death, InProcessGrid
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.combine import require
 from wildflower.strategies.errors import CombinationError
-from wildflower.strategies.flower_grid import LOOK_S, Presence, SecureGrid
-from wildflower.strategies.flower_strategy import (
-    COUNTS_REPLIES,
-    OPTION_OF,
-    SecAggPlus,
-    check_inner,
-)
+from wildflower.strategies.flower_grid import LOOK_S, Presence, SecureGrid, Terms
+from wildflower.strategies.flower_inner import COUNTS_REPLIES, OPTION_OF, check_inner
+from wildflower.strategies.flower_strategy import SecAggPlus
 from wildflower.strategies.trips import RoundResult
 
 STEPS = [0.25, -0.5, 1.0, 0.125, -0.25]
@@ -84,15 +80,15 @@ def secure(
 ) -> tuple[Result, Fleet]:
     fleet = fleet or Fleet([each.app for each in apps()], secagg="required")
     terms: dict[str, Any] = {
-        "ca_pem": fleet.ca.pem,
         "clip": 1.0,
         "max_weight": 30.0,
-        "train_metrics": ["train_loss"],
-        "evaluate_metrics": ["train_loss"],
+        "train_metrics": ("train_loss",),
+        "evaluate_metrics": ("train_loss",),
         "is_gone": fleet.grid.is_gone,
         "poll_s": 0.0,
     }
-    return SecAggPlus(inner, **{**terms, **options}).start(fleet.grid, model(), rounds), fleet
+    strategy = SecAggPlus(inner, ca_pem=fleet.ca.pem, terms=Terms(**{**terms, **options}))
+    return strategy.start(fleet.grid, model(), rounds), fleet
 
 
 def test_every_strategy_that_flower_ships_is_classified() -> None:
@@ -156,7 +152,8 @@ def test_the_strategys_config_reaches_the_app() -> None:
         return called
 
     fleet = Fleet([spy(each.app) for each in apps()])
-    SecAggPlus(FedProx(proximal_mu=0.25), ca_pem=fleet.ca.pem, clip=2.0, poll_s=0.0).start(
+    terms = Terms(clip=2.0, poll_s=0.0)
+    SecAggPlus(FedProx(proximal_mu=0.25), ca_pem=fleet.ca.pem, terms=terms).start(
         fleet.grid, model(), 1, train_config=ConfigRecord({"epochs": 3})
     )
     assert {config["proximal-mu"] for config in seen[:5]} == {0.25}
@@ -187,14 +184,13 @@ def test_an_aborted_round_leaves_the_model_and_the_next_goes_on() -> None:
                 fleet.grid.revive(node)
         return MetricRecord({"bias": float(arrays["bias"].numpy()[0])})
 
-    strategy = SecAggPlus(
-        FedAvg(),
-        ca_pem=fleet.ca.pem,
+    terms = Terms(
         clip=2.0,
         is_gone=fleet.grid.is_gone,
         poll_s=0.0,
         on_round=lambda number, *_: told.append(number),
     )
+    strategy = SecAggPlus(FedAvg(), ca_pem=fleet.ca.pem, terms=terms)
     result = strategy.start(fleet.grid, model(), 2, evaluate_fn=look)
     seen = [result.evaluate_metrics_serverapp[number]["bias"] for number in (0, 1, 2)]
     assert seen[0] == seen[1] != seen[2]
@@ -252,7 +248,7 @@ def test_another_weight_is_refused() -> None:
 
 def test_a_cohort_smaller_than_three_cannot_be_asked_for() -> None:
     with pytest.raises(ValueError, match="min_cohort is 2"):
-        SecAggPlus(FedAvg(), ca_pem=b"", min_cohort=2)
+        Terms(min_cohort=2)
 
 
 def test_inside_of_another_strategy_it_refuses_to_send_in_plain() -> None:
@@ -281,7 +277,7 @@ def test_it_is_a_strategy_whose_hooks_are_the_inner_ones() -> None:
 def test_inside_of_a_secure_round_its_hooks_configure_as_the_inner_ones_do() -> None:
     fleet = Fleet([each.app for each in apps()])
     strategy = SecAggPlus(FedAvg(), ca_pem=fleet.ca.pem)
-    grid = SecureGrid(fleet.grid, strategy.terms, lambda *_, **__: pytest.fail("no round"))
+    grid = SecureGrid(fleet.grid, "t1", strategy.terms, lambda *_, **__: pytest.fail("no round"))
     for configure in (strategy.configure_train, strategy.configure_evaluate):
         asked = configure(1, model(), ConfigRecord(), grid)
         assert {message.metadata.dst_node_id for message in asked} == set(fleet.nodes)
@@ -341,7 +337,7 @@ def pulling(asked: list[Message], grid: Grid) -> list[Message]:
         (querying, r"messages of the types \['query'\]"),
         (with_more, "hold the records .*'more'"),
         (twice, "6 messages go to 5 nodes"),
-        (pushing, "5 messages would go to the devices outside of a secure round"),
+        (pushing, "5 messages would go to the devices outside of a protected round"),
         (pulling, "1 replies are asked for outside"),
     ],
 )
