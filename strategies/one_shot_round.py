@@ -133,6 +133,7 @@ def _params(
         max_weight=request.max_weight,
         clients=clients,
         statistics=request.statistics,
+        bits=request.bits,
     )
     cards = sorted((each.card for each in helpers), key=lambda card: card.digest)
     for card in cards:

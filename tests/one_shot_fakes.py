@@ -1,7 +1,7 @@
 """One-shot sessions for tests: real identities, real helpers, no network."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tests.secagg_fakes import NOW, Device, entropy_of, fleet, make_update
@@ -9,7 +9,7 @@ from tests.secagg_fakes import NOW, Device, entropy_of, fleet, make_update
 from wildflower.simulation.helpers import SimulatedHelper
 from wildflower.strategies.fixed_point import Encoding, Residues
 from wildflower.strategies.secagg import one_shot
-from wildflower.strategies.secagg.helper import Helper
+from wildflower.strategies.secagg.helper import Helper, MemoryClaims
 from wildflower.strategies.secagg.one_shot_messages import (
     OneShotAnswer,
     OneShotParams,
@@ -76,13 +76,14 @@ class OneShotPlay:
         return SumRequest.from_fields(SumRequest(self.params, seeds).to_fields())
 
     def unmasked(self, devices: Iterable[str]) -> Residues:
-        """Return what server and helpers make of these devices' answers."""
+        """Return what server and helpers make of these answers; the helpers are asked anew."""
         chosen, dtype = sorted(devices), self.params.encoding.dtype
         total = np.zeros(self.params.encoding.length, dtype)
         for device in chosen:
             total += self.answers[device].masked.vector(dtype)
         for helper in self.helpers:
-            total -= helper.sum(self.request(chosen), now=NOW)
+            fresh = replace(helper, claims=MemoryClaims())
+            total -= fresh.sum(self.request(chosen), now=NOW)
         return total
 
     def plain_sum(self, devices: Iterable[str]) -> Residues:

@@ -22,10 +22,9 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from wildflower.strategies.errors import ProtocolError
 from wildflower.strategies.secagg import keys
@@ -34,6 +33,9 @@ from wildflower.strategies.secagg.one_shot_messages import (
     OneShotParams,
     SealedSeeds,
 )
+
+P256: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+"""What the SubjectPublicKeyInfo of every P-256 key begins with; an uncompressed point follows."""
 
 _SEAL: Final = b"one-shot/seal"
 
@@ -66,12 +68,13 @@ def check_card(card: HelperCard) -> None:
         ProtocolError: Another key, another signature, a key of low order.
     """
     signed = card_bytes(card.identity, card.sealing_key, card.min_cohort)
+    if not card.identity.startswith(P256):
+        raise ProtocolError(f"helper {card.digest[:12]}: its identity is no P-256 key")
     try:
-        key = load_der_public_key(card.identity)
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ProtocolError(f"helper {card.digest[:12]}: its identity is no P-256 key")
+        point = card.identity[len(P256) :]
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
         key.verify(card.signature, signed, ec.ECDSA(hashes.SHA256()))
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except ValueError as error:
         raise ProtocolError(f"helper {card.digest[:12]}: {error}") from error
     except InvalidSignature as error:
         raise ProtocolError(

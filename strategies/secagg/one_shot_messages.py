@@ -37,6 +37,7 @@ LARGEST_COHORT: Final = 10**6  # what a policy may demand
 IDENTITY: Final = 91  # bytes of a P-256 SubjectPublicKeyInfo with an uncompressed point
 SEALED_SEED: Final = 12 + 32 + 16  # bytes: nonce, seed, tag
 MAX_PARAMS: Final = 32_768  # bytes of stored parameters: 64 statistics and 8 cards
+NO_SESSION: Final = bytes(SESSION)
 _COUNT: Final = 4  # bytes of a number
 
 
@@ -73,7 +74,7 @@ class HelperCard:
     def to_fields(self) -> dict[str, Any]:
         """Return the flat form; a card belongs to no session, so its header names none."""
         return {
-            **flat.header("helper-card", bytes(SESSION)),
+            **flat.header("helper-card", NO_SESSION),
             "identity": self.identity,
             "sealing_key": self.sealing_key,
             "min_cohort": self.min_cohort,
@@ -89,6 +90,8 @@ class HelperCard:
         """
         names = ("identity", "sealing_key", "min_cohort", "signature")
         reader = Reader("helper-card", fields, names)
+        if reader.session != NO_SESSION:
+            raise reader.error("session", "zeros", reader.session)
         try:
             return cls(
                 reader.octets("identity", IDENTITY),
