@@ -58,8 +58,8 @@ def asked(key: RunKey, seeds: Sequence[int] = (1, 2, 3), **changes: Any) -> SumR
 
 
 def expected(seeds: Sequence[int] = (1, 2, 3)) -> list[int]:
-    total: list[int] = np.sum([row(seed) for seed in seeds], axis=0, dtype=np.uint16).tolist()
-    return total
+    rows = np.array([row(seed) for seed in seeds])
+    return [int(each) for each in rows.sum(axis=0, dtype=np.uint16)]
 
 
 def test_a_run_has_one_key_of_its_own_that_the_holder_signed(holder: KeyHolder) -> None:

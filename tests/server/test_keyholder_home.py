@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,10 +169,10 @@ def test_a_real_process_survives_a_kill_and_ends_when_told(directory: Path) -> N
     assert b"key holder ready" in log
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     with pytest.raises(SystemExit) as ended:
         main(["keyholder", *words, "--format", "json"])
-    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert found["success"] == (ended.value.code == 0)
     return found
 
@@ -188,7 +189,7 @@ def test_init_and_show_tell_who_it_is_and_what_may_be_expected(
     assert f'key_holder = "{home.identity.digest}"' in str(made["notes"])
     assert (shown["min_cohort"], shown["days"]) == (20, 9)
     assert "how many updates really are in a sum" in str(shown["cannot_see"])
-    (run,) = shown["runs"]  # type: ignore[misc]  # a list in JSON
+    (run,) = shown["runs"]
     assert (run["training"], run["key"], run["rounds"]) == ("training-1", key.digest.hex(), 0)
     again = told(capsys, "init", "--dir", place)
     assert "not empty" in str(again["error"])

@@ -21,7 +21,7 @@ from wildflower.server.keyholder_home import token_digest
 from wildflower.server.keyholder_http import KEYS, SUMS, create_app
 from wildflower.server.keyholder_link import KeyHolderLink
 from wildflower.server.listener import Listener, Place, TlsFiles
-from wildflower.server.pinned import CERTIFICATE_FILE, KEY_FILE
+from wildflower.server.pinned import CERTIFICATE_FILE, KEY_FILE, pinned_context
 from wildflower.strategies.errors import KeyHolderError, MissingPackageError, ProtocolError
 from wildflower.strategies.he.bfv import PublicKey
 from wildflower.strategies.he.messages import SumRequest
@@ -68,8 +68,7 @@ def sum_of(link: KeyHolderLink, seeds: range = range(3)) -> tuple[SumRequest, li
     for row in rows:
         total.add(public.encrypt(row))
     request = SumRequest("t1", 1, key.digest, len(rows), 9, total.ciphertexts())
-    expected: list[int] = np.sum(rows, axis=0, dtype=np.uint16).tolist()
-    return request, expected
+    return request, [int(each) for each in np.array(rows).sum(axis=0, dtype=np.uint16)]
 
 
 def test_a_sum_is_asked_for_over_tls_and_repeated(running: Running) -> None:
@@ -124,7 +123,7 @@ def test_a_key_holder_that_comes_back_in_time_is_waited_for(
     application = create_app(holder, token_digest(TOKEN.encode()))
     with listening(tmp_path, application) as listener:
         port = listener.port
-        real = keyholder_link.pinned_context
+        real = pinned_context
 
         def late(url: str, digest: str, *, timeout_s: float) -> object:
             tries.append(url)

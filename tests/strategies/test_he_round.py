@@ -14,6 +14,7 @@ from tests.round_fakes import LAYOUT, FlowerApp, request
 from wildflower.server.keyholder import Terms
 from wildflower.simulation.fleet import seeded_entropy
 from wildflower.simulation.grid import App, Death, InProcessGrid
+from wildflower.strategies.arrays import Entry, Layout
 from wildflower.strategies.errors import KeyHolderError, RoundAbortedError
 from wildflower.strategies.fixed_point import Encoding
 from wildflower.strategies.he.protection import RECORD
@@ -219,6 +220,12 @@ def test_fewer_survivors_than_the_key_holder_wants_abort_the_round(build: Build)
     fleet = build(dies={(11, "train"): Death.BEFORE}, terms=Terms(min_cohort=6))
     with pytest.raises(RoundAbortedError, match="a sum of 5 updates, 6 to 127 are decrypted"):
         go(fleet)
+
+
+def test_a_model_that_is_too_large_is_refused_before_anything_is_sent(fleet: HeFleet) -> None:
+    layout = Layout((Entry("w", (2**26,), "float32"),))
+    with pytest.raises(RoundAbortedError, match=r"no session: .* at most 67108864 of 16 bits"):
+        go(fleet, request(layout=layout))
 
 
 @pytest.mark.parametrize("question", ["key", "decrypt"])

@@ -5,6 +5,7 @@ import functools
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def few_slots() -> bytes:
     return vector
 
 
-BAD = {
+BAD: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "too long": lambda _: bytes(MAX_CIPHERTEXT + 1),
     "noise": lambda _: bytes(range(256)),

@@ -1,5 +1,7 @@
 """Two residues to a slot: sums are exact up to 127 addends, nonsense is recognised."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,13 +91,13 @@ def test_slots_beyond_the_residues_must_be_empty(at: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("slots", [np.zeros((2, SLOTS), np.int64), np.zeros((1, SLOTS), np.int32)])
-def test_slots_of_another_shape_are_refused(slots: np.ndarray) -> None:  # type: ignore[type-arg]  # any
+def test_slots_of_another_shape_are_refused(slots: Any) -> None:
     with pytest.raises(ProtocolError, match="expected 1 x 4096 slots"):
         unpack(slots, 1, 3)
 
 
 @pytest.mark.parametrize("residues", [np.zeros(3, np.uint32), np.zeros((1, 3), np.uint16)])
-def test_only_vectors_of_16_bit_residues_are_packed(residues: np.ndarray) -> None:  # type: ignore[type-arg]  # any
+def test_only_vectors_of_16_bit_residues_are_packed(residues: Any) -> None:
     with pytest.raises(ValueError, match="expected 16-bit residues"):
         pack(residues)
 

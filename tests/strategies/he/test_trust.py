@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.he_fakes import IDENTITY, OTHER_IDENTITY, SESSION, encoding
 
@@ -72,9 +72,9 @@ def test_a_key_for_smaller_sums_is_refused() -> None:
 
 
 def test_an_identity_that_is_no_p256_key_is_refused() -> None:
-    public = ed25519.Ed25519PrivateKey.generate().public_key()
-    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    for identity in (bytes(91), der + bytes(91 - len(der))):
+    tiny = rsa.RSAPublicNumbers(65_537, 2**487 + 12_345).public_key()  # as long as a P-256 key
+    der = tiny.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    for identity in (bytes(91), der):
         key = promise(identity=identity)
         with pytest.raises(ProtocolError, match="identity"):
             check(key, holder=key.holder)
