@@ -48,7 +48,7 @@ class Fact(StrEnum):
     VECTORS = "an update is one vector of numbers"
     WEIGHTED = "updates count by their weights"
     INDEPENDENT = "each device is drawn by a coin of its own"
-    SPARSE = "few devices take part in one round"
+    BY_CHANCE = "chance decides who takes part in a round"
     EQUAL = "every device counts the same"
 
 
@@ -60,6 +60,7 @@ class Exposure(StrEnum):
     EACH_LOSS = "each device's loss"
     GROUP_SUMS = "the sum of each group of devices"
     COHORT_SUM = "the sum over the cohort"
+    REPEATS = "one device's data, in several rounds"
     COUNTS = "numbers of examples, exactly"
     TRACES = "traces of single devices' data, in the models"
 

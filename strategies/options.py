@@ -42,12 +42,21 @@ _EQUAL: Final = Need(
     "one device may count more than another, so its share of the mean has no bound",
     "equal",
 )
-_COIN: Final = Need(
-    Fact.INDEPENDENT,
-    Kind.SELECTION,
-    "these rounds are accounted without amplification by sampling, so noise costs more epsilon",
-    "poisson",
-    Level.WARNING,
+_SAMPLED: Final = (
+    Need(
+        Fact.BY_CHANCE,
+        Kind.SELECTION,
+        "everybody is in every round: nothing is gained by sampling, and noise costs more epsilon",
+        "poisson",
+        Level.WARNING,
+    ),
+    Need(
+        Fact.INDEPENDENT,
+        Kind.SELECTION,
+        "a cohort of fixed size is accounted by devices replaced, which move a sum twice as far",
+        "poisson",
+        Level.WARNING,
+    ),
 )
 _NO_LOSSES: Final = Limit(
     Exposure.EACH_LOSS,
@@ -171,13 +180,13 @@ PRIVACY: Final = (
     ),
     Option(
         "central", Kind.PRIVACY, "Clipped on the device, noise added to the sum by the server.",
-        needs=(*_NOISED_SUM, _COIN),
+        needs=(*_NOISED_SUM, *_SAMPLED),
         limits=_NOISED_LATER,
         trusts=_NOISING_SERVER,
     ),
     Option(
         "central-adaptive", Kind.PRIVACY, "As central; the clipping norm follows a quantile.",
-        needs=(*_NOISED_SUM, _COIN),
+        needs=(*_NOISED_SUM, *_SAMPLED),
         limits=_NOISED_LATER,
         trusts=_NOISING_SERVER,
     ),
@@ -189,7 +198,7 @@ PRIVACY: Final = (
                 "its noise is made of integers that add up modulo a power of two",
                 "secagg or one-shot",
             ),
-            _MEAN_FOR_NOISE, _VECTORS, _EQUAL, _COIN,
+            *_NOISED_SUM,
         ),
         limits=(
             Limit(
@@ -234,33 +243,45 @@ PRIVACY: Final = (
     Option(
         "ftrl", Kind.PRIVACY, "Noise on the sum of all rounds so far, without sampling.",
         needs=(
-            _MEAN_FOR_NOISE, _VECTORS, _EQUAL,
+            *_NOISED_SUM,
             Need(
                 Fact.FIXED_GAIN, Kind.ALGORITHM,
                 "the noise of its rounds cancels in their sum, and an adaptive step undoes that",
                 "fedavg or fedavgm", Level.WARNING,
             ),
             Need(
-                Fact.SPARSE, Kind.SELECTION,
-                "each further round of a device before the tree restarts is accounted again",
-                "fixed, with cohorts that are small beside the population", Level.WARNING,
+                Fact.BY_CHANCE, Kind.SELECTION,
+                "a device may be in one round between two restarts, and everybody is in every one",
+                "fixed, with cohorts that are small beside the population",
             ),
         ),
-        limits=_NOISED_LATER,
+        limits=(
+            *_NOISED_LATER,
+            Limit(
+                Exposure.REPEATS,
+                "a device may be in one round between two restarts, and may be drawn again",
+                "fixed, and leave out until a restart whom it has drawn", Level.WARNING,
+            ),
+        ),
         trusts=_NOISING_SERVER,
     ),
 )  # fmt: skip
 
+_REPEATS: Final = frozenset({Exposure.REPEATS})
+
 SELECTIONS: Final = (
     Option(
         "fixed", Kind.SELECTION, "So many devices a round, drawn without replacement.",
-        offers=frozenset({Fact.SPARSE}),
+        offers=frozenset({Fact.BY_CHANCE}), reveals=_REPEATS,
     ),
     Option(
         "poisson", Kind.SELECTION, "Each device by a coin of its own.",
-        offers=frozenset({Fact.SPARSE, Fact.INDEPENDENT}),
+        offers=frozenset({Fact.BY_CHANCE, Fact.INDEPENDENT}), reveals=_REPEATS,
     ),
-    Option("all", Kind.SELECTION, "Every device that is there."),
+    Option(
+        "all", Kind.SELECTION, "Every device that is there: a coin that never fails.",
+        offers=frozenset({Fact.INDEPENDENT}), reveals=_REPEATS,
+    ),
 )  # fmt: skip
 
 WEIGHTINGS: Final = (

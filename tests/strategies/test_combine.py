@@ -83,6 +83,7 @@ LIES = [
     ("local", "q-fedavg"),
     ("dpsgd", "q-fedavg"),
     ("dpsgd", "fedxgb-cyclic"),
+    ("ftrl", "all"),
 ]
 HALF_TRUTHS = [
     ("plain", "central"),
@@ -90,8 +91,8 @@ HALF_TRUTHS = [
     ("grouped", "fedavg"),
     ("central", "fixed"),
     ("central", "all"),
-    ("distributed", "fixed"),
-    ("ftrl", "all"),
+    ("ftrl", "fixed"),
+    ("ftrl", "poisson"),
     ("ftrl", "fedadam"),
     ("local", "krum"),
     ("dpsgd", "by-examples"),
@@ -107,7 +108,8 @@ SOUND = [
     ("secagg", "central", "fedavg", "poisson", "equal"),
     ("he", "fedavg", "by-examples"),
     ("plain", "local", "fedavg", "equal"),
-    ("secagg", "ftrl", "fedavgm", "fixed", "equal"),
+    ("secagg", "ftrl", "fedavgm", "equal"),
+    ("secagg", "distributed", "fedavg", "fixed", "equal"),
     ("secagg", "dpsgd", "fedavg", "equal"),
 ]
 
