@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from wildflower.strategies.arrays import Update
 from wildflower.strategies.errors import CapacityError, ProtocolError, UpdateRefusedError
 from wildflower.strategies.fixed_point import (
-    CHUNK,
     CLIPPED,
     MAX_CLIENTS,
     MAX_SIZE,
+    STEP,
     Encoding,
     Residues,
 )
@@ -49,7 +49,7 @@ def signed(residues: Residues) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 @given(
     st.integers(1, 12),
-    st.sampled_from([0, 1, 7, CHUNK - 1, CHUNK, CHUNK + 3]),
+    st.sampled_from([0, 1, 7, STEP - 1, STEP, STEP + 3]),
     st.sampled_from([1e-3, 1.0, 37.5]),
     st.sampled_from([16, 32]),
 )

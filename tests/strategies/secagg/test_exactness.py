@@ -10,8 +10,8 @@ from tests.secagg_fakes import Play, fleet, make_params
 from wildflower.strategies.arrays import Update
 from wildflower.strategies.errors import CapacityError, SessionAbortedError, UpdateRefusedError
 from wildflower.strategies.fixed_point import Encoding
+from wildflower.strategies.keystream import CHUNK
 from wildflower.strategies.secagg.graph import plan_graph
-from wildflower.strategies.secagg.masking import CHUNK
 from wildflower.strategies.secagg.server import Session
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from wildflower.strategies.secagg.masking import CHUNK, add_masks
+from wildflower.strategies.keystream import CHUNK
+from wildflower.strategies.secagg.masking import add_masks
 
 KEY = bytes(range(32))
 STEP = CHUNK // 4

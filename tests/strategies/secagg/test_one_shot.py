@@ -16,8 +16,8 @@ from tests.one_shot_fakes import OneShotPlay, make_helpers, make_one_shot_params
 from tests.secagg_fakes import NOW, entropy_of, fleet, make_authority, make_device, make_update
 
 from wildflower.strategies.errors import ProtocolError, StoredStateError
+from wildflower.strategies.keystream import CHUNK
 from wildflower.strategies.secagg import keys, one_shot, one_shot_keys
-from wildflower.strategies.secagg.masking import CHUNK
 from wildflower.strategies.secagg.one_shot_messages import HelperCard, OneShotParams, SealedSeeds
 
 AUTHORITY, DEVICES = fleet()
