@@ -151,7 +151,9 @@ def _price_of(config: Mapping[str, object]) -> Event:
 
     rule, event = ClientRule.from_config(config), claim.from_config(config)
     if rule is not None and rule.local_noise:
-        return Gaussian(rule.local_noise)
+        # The server sees who answers: a neighbour is another answer, not none (`dp.local`), and
+        # what is replaced moves by twice what is added.
+        return Gaussian(rule.local_noise / 2)
     if rule is None or event is None:
         raise PolicyError("it has a privacy budget, and the request is not differentially private")
     return claim.of_one_answer(event)
