@@ -1,6 +1,6 @@
 """How many scenarios of the TUF conformance table the device's client passes.
 
-    passed, total, failed = play_all()                # the client is called, with a clock of its own
+    passed, total, failed = play_all()                # the client is called, its clock ours
     passed, total, failed = play_all(processes=True)  # a process a command; needs `faketime`
 
 Every scenario names its section of the TUF specification; the table is that of

@@ -26,19 +26,22 @@ def to_bytes(document: dict[str, Any]) -> bytes:
     return rfc8785.dumps(document)
 
 
-def from_bytes(data: bytes, *, kind: str, version: int = 1) -> dict[str, Any]:
+def from_bytes(
+    data: bytes, *, kind: str, version: int = 1, limit: int = MAX_DOCUMENT
+) -> dict[str, Any]:
     """Parse a document that came from outside.
 
     Args:
-        data: The bytes, at most `MAX_DOCUMENT` of them.
+        data: The bytes, at most `limit` of them.
         kind: The value its "kind" must have.
         version: The value its "format" must have.
+        limit: How many bytes are read.
 
     Raises:
         FormatError: Too long, not canonical JSON, not an object, or of another kind or version.
     """
-    if len(data) > MAX_DOCUMENT:
-        raise FormatError(f"{kind}: {len(data)} bytes, at most {MAX_DOCUMENT} are read")
+    if len(data) > limit:
+        raise FormatError(f"{kind}: {len(data)} bytes, at most {limit} are read")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:

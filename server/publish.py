@@ -13,6 +13,8 @@ from typing import Final
 
 from wildflower.ota.errors import RefusedError
 from wildflower.ota.release import signing
+from wildflower.ota.release.audit import FILE as TRAIL
+from wildflower.ota.release.audit import AuditedSigner, Trail
 from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT, RoleKeys, load_keys
 from wildflower.ota.release.manifest import Release, target_path
 from wildflower.ota.release.repository import Changes, Lifetimes, Repository
@@ -36,8 +38,21 @@ class Publisher:
         self._signer = signer
         self._now = now
         self._turn = threading.RLock()
-        self._keys = {
-            role: RoleKeys(load_keys([directory / "keys" / f"{role}.pem"])) for role in ONLINE
+        self._keys_at = directory / "keys"
+        _ = self._keys  # what cannot be used is told now, not at the first release
+
+    @property
+    def _keys(self) -> dict[str, RoleKeys]:
+        """The online keys, read anew: `wildflower keys publish` may have replaced one."""
+        trail = Trail(self._keys_at / TRAIL)
+        return {
+            role: RoleKeys(
+                tuple(
+                    AuditedSigner(signer, trail, self._now)
+                    for signer in load_keys([self._keys_at / f"{role}.pem"])
+                )
+            )
+            for role in ONLINE
         }
 
     def current(self, role: str) -> bytes:

@@ -13,8 +13,10 @@ Before the timestamp is written, a client's whole verification runs over what wo
 does not verify is not published, whoever asks for it.
 """
 
+import fcntl
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +26,7 @@ from urllib.parse import unquote
 from wildflower.ota import canonical
 from wildflower.ota.errors import FetchError, RefusedError, SigningError
 from wildflower.ota.release import signing
+from wildflower.ota.release.ceremony import read_root
 from wildflower.ota.release.files import write_durably
 from wildflower.ota.release.keys import DELEGATED, RoleKeys
 from wildflower.ota.release.trust import METADATA, TARGETS, NotThereError, TrustedView
@@ -54,10 +57,12 @@ class Changes:
     Attributes:
         roles: New metadata of targets roles, by role name.
         targets: Contents of new targets, by target path.
+        root: The next root; b"" for none. Online keys that are new in it sign at once.
     """
 
     roles: Mapping[str, bytes] = field(default_factory=dict)
     targets: Mapping[str, bytes] = field(default_factory=dict)
+    root: bytes = b""
 
 
 class Repository:
@@ -158,7 +163,12 @@ class Repository:
             SigningError: A role would go back to an older version.
             RefusedError: A client would refuse what would be published; nothing points at it.
         """
-        good = lifetimes or Lifetimes()
+        with self._alone():
+            self._publish(changes, keys, now, lifetimes or Lifetimes())
+
+    def _publish(
+        self, changes: Changes, keys: Mapping[str, RoleKeys], now: datetime, good: Lifetimes
+    ) -> None:
         versions = {
             role: signing.read_targets(data).signed.version for role, data in changes.roles.items()
         }
@@ -183,9 +193,10 @@ class Repository:
                 },
                 **{f"{METADATA}/{versions[r]}.{r}.json": d for r, d in changes.roles.items()},
                 f"{METADATA}/{number}.snapshot.json": snapshot,
+                **self._root_file(changes.root),
                 f"{METADATA}/timestamp.json": timestamp,
             },
-            (*changes.targets, *(_some_path(role) for role in changes.roles if role in DELEGATED)),
+            (*changes.targets, *(_some_path(role) for role in _touched(changes))),
             now,
         )
 
@@ -198,14 +209,23 @@ class Repository:
             RefusedError: A client would refuse it, because something else has expired.
         """
         good = lifetimes or Lifetimes()
-        current = self.current("timestamp")
-        timestamp = signing.next_timestamp(
-            current,
-            signing.snapshot_version(current),
-            keys.signers,
-            expires=now + good.timestamp,
-        )
-        self._write({f"{METADATA}/timestamp.json": timestamp}, (), now)
+        with self._alone():
+            current = self.current("timestamp")
+            timestamp = signing.next_timestamp(
+                current,
+                signing.snapshot_version(current),
+                keys.signers,
+                expires=now + good.timestamp,
+            )
+            self._write({f"{METADATA}/timestamp.json": timestamp}, (), now)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process writes; an operator's command and the server may both."""
+        self._directory.parent.mkdir(parents=True, exist_ok=True)
+        with self._directory.with_name(f".{self._directory.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _write(self, files: Mapping[str, bytes], targets: Iterable[str], now: datetime) -> None:
         """Verify, then write in the order given: what points at a file comes after it."""
@@ -265,6 +285,13 @@ class _Overlay:
             yield (self._directory / name.removeprefix("tuf/")).read_bytes()
         except OSError as error:
             raise NotThereError(f"{name}: {error.strerror}") from error
+
+
+def _touched(changes: Changes) -> Iterable[str]:
+    """Return the delegated roles whose metadata a client must still accept afterwards."""
+    if "targets" in changes.roles:
+        return DELEGATED  # their keys may have changed
+    return [role for role in changes.roles if role in DELEGATED]
 
 
 def _some_path(role: str) -> str:

@@ -233,7 +233,7 @@ def expiry(metadata: bytes) -> datetime:
     """
     try:
         return Metadata.from_bytes(metadata).signed.expires
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise FormatError(f"TUF metadata: {error}") from error
 
 
@@ -287,7 +287,7 @@ def check_delegated(targets: bytes, role: str, metadata: bytes) -> None:
         ) from error
 
 
-_UNREADABLE: Final = (RepositoryError, ValueError, KeyError, TypeError, AttributeError)
+UNREADABLE: Final = (RepositoryError, ValueError, KeyError, TypeError, AttributeError)
 """What python-tuf raises on bytes that are not metadata."""
 
 
@@ -297,7 +297,7 @@ def _read(kind: type[S], metadata: bytes) -> Metadata[S]:
     try:
         parsed = Metadata[S].from_bytes(metadata)
         _ = parsed.signed_bytes  # JSON has numbers and texts that the signed form has not
-    except (*_UNREADABLE, RecursionError) as error:
+    except (*UNREADABLE, RecursionError) as error:
         why = str(error) or "it has no signed form"
         raise FormatError(f"{kind.type} metadata: {why}") from error
     if not isinstance(parsed.signed, kind):

@@ -1,0 +1,158 @@
+"""What travels to a machine with keys and back: one file, readable, that needs no network.
+
+    bundle = Bundle.propose(authority, {"root": unsigned})      # online: what shall be signed
+    bundle = bundle.signed_by(signers)                          # offline, once per machine
+    bundle.missing()                                            # nothing: it can be published
+
+A bundle holds what is in force (root and targets), what is proposed (metadata by role) and the
+targets that the proposals name. Nobody has to trust it: a machine with keys works out itself what
+it is asked for, signs only for roles that its keys have, and the repository verifies the result as
+a device would.
+
+    Bundle.from_bytes(bundle.to_bytes()) == bundle
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
+
+from securesystemslib.signer import Signer
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata
+
+from wildflower.ota import canonical
+from wildflower.ota.errors import FormatError, SigningError
+from wildflower.ota.release.ceremony import TOP, Authority, Owed, owed, read_root
+from wildflower.ota.release.keys import ROLES
+from wildflower.ota.release.signing import read_targets
+
+KIND: Final = "wildflower.signing-bundle"
+MAX_BUNDLE: Final = 16_000_000  # bytes; metadata of a targets role has at most 5 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Metadata on its way to its signatures.
+
+    Attributes:
+        authority: Root and targets in force when it was made.
+        proposals: New metadata by role; the roles are of `keys.ROLES`.
+        targets: Contents that the proposals name, by target path.
+    """
+
+    authority: Authority
+    proposals: Mapping[str, bytes]
+    targets: Mapping[str, bytes] = field(default_factory=dict)
+
+    def owed(self) -> tuple[Owed, ...]:
+        """Return what signatures the proposals have and need.
+
+        Raises:
+            FormatError: A part cannot be read.
+            SigningError: A proposal does not fit what is in force.
+        """
+        return owed(self.authority, self.proposals)
+
+    def missing(self) -> tuple[Owed, ...]:
+        """Return what is still to be signed; nothing when a device would accept all of it."""
+        return tuple(one for one in self.owed() if one.missing)
+
+    def wanted(self) -> frozenset[str]:
+        """Return the ids of the keys whose signatures are welcome."""
+        return frozenset(key for one in self.owed() for key in one.unsigned)
+
+    def signed_by(self, signers: Sequence[Signer]) -> tuple[Self, tuple[tuple[str, str], ...]]:
+        """Return the bundle with every signature that these signers owe, and (role, key) of each.
+
+        A key signs for the roles that it has and for no other, and not twice.
+
+        Raises:
+            FormatError: A part cannot be read.
+            SigningError: A proposal does not fit what is in force, or a signer cannot sign.
+        """
+        proposals, made = dict(self.proposals), []
+        for role, signer in _due(self.owed(), signers):
+            metadata = _read(role, proposals[role])
+            try:
+                metadata.sign(signer, append=True)
+            except RepositoryError as error:
+                raise _cannot_sign(role, signer, error) from error
+            proposals[role] = metadata.to_bytes()
+            made.append((role, signer.public_key.keyid))
+        return replace(self, proposals=proposals), tuple(made)
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes."""
+        return canonical.to_bytes(
+            {
+                "kind": KIND,
+                "format": 1,
+                "root": self.authority.root.decode(),
+                "targets": self.authority.targets.decode(),
+                "proposals": {role: data.decode() for role, data in self.proposals.items()},
+                "contents": {path: data.decode() for path, data in self.targets.items()},
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Parse a bundle from outside; whether its proposals fit is what `owed` says.
+
+        Raises:
+            FormatError: Not a bundle, or a part of it is not what it should be.
+        """
+        document = canonical.from_bytes(data, kind=KIND, limit=MAX_BUNDLE)
+        names = {"kind", "format", "root", "targets", "proposals", "contents"}
+        if set(document) != names:
+            raise FormatError(f"signing bundle: expected {sorted(names)}, found {sorted(document)}")
+        bundle = cls(
+            Authority(_text(document["root"]), _text(document["targets"])),
+            {role: _text(text) for role, text in _object(document["proposals"]).items()},
+            {path: _text(text) for path, text in _object(document["contents"]).items()},
+        )
+        read_root(bundle.authority.root)
+        read_targets(bundle.authority.targets)
+        for role, metadata in bundle.proposals.items():
+            if role not in ROLES or (role in TOP and role not in ("root", "targets")):
+                raise FormatError(f"signing bundle: a proposal for {role!r}")
+            _read(role, metadata)
+        return bundle
+
+
+def _due(owing: Sequence[Owed], signers: Sequence[Signer]) -> list[tuple[str, Signer]]:
+    """Return who is to sign for what, each pair once: a root is owed to two judges."""
+    pairs = {
+        (one.role, signer.public_key.keyid): (one.role, signer)
+        for one in owing
+        for signer in signers
+        if signer.public_key.keyid in one.unsigned
+    }
+    return list(pairs.values())
+
+
+def _cannot_sign(role: str, signer: Signer, error: RepositoryError) -> SigningError:
+    """Return what a person can act on: the signer's own error, which python-tuf has wrapped."""
+    cause = error.__cause__
+    if isinstance(cause, SigningError):
+        return cause
+    why = str(cause) or type(cause).__name__
+    return SigningError(
+        f"key {signer.public_key.keyid[:12]} cannot sign {role}: {why}",
+        hint="Is the token plugged in, and the PIN right?",
+    )
+
+
+def _read(role: str, metadata: bytes) -> Metadata[Any]:
+    return read_root(metadata) if role == "root" else read_targets(metadata)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FormatError(f"signing bundle: expected an object, found {type(value).__name__}")
+    return value
+
+
+def _text(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise FormatError(f"signing bundle: expected a text, found {type(value).__name__}")
+    return value.encode()
