@@ -214,7 +214,10 @@ class RoundWork:
             evaluate_only=evaluate_only,
         )
         protection = str(self.training.settings["protection"])
-        return go(protection, trip, self.tools.parties, self.tools.entropy(32)), nodes
+        result = go(protection, trip, self.tools.parties, self.tools.entropy(32))
+        for node, why in result.refusals.items():
+            log.warning("not in the sum: %s", why, extra={"device_id": nodes[node]})
+        return result, nodes
 
     def _request(self, number: int, model: str, quorum: int) -> RoundRequest:
         parameters = from_safetensors(self.tools.blobs.read(model))

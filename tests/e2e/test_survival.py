@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
     raise AssertionError(f"{text!r} was never told")
 
 
+def await_connected(devices: int, *server: str) -> None:
+    """Wait until so many agents have come back; how soon depends on the machine's load."""
+    for _ in range(120):
+        if sum(each["connected"] for each in run("fleet ls", *server)["devices"]) == devices:
+            return
+        time.sleep(1)
+    raise AssertionError(f"{devices} devices were never connected")
+
+
 def test_agents_come_back_by_themselves_when_the_server_is_killed(tmp_path: Path) -> None:
     data, place = tmp_path / "digits.npz", tmp_path / "fleet"
     subprocess.run([sys.executable, str(TASK), str(data)], check=True)
@@ -38,6 +48,7 @@ def test_agents_come_back_by_themselves_when_the_server_is_killed(tmp_path: Path
         )  # fmt: skip
         run("round start", "--rounds", "1", "--wait", *server)
         run("local kill", "server", "--restart", "--dir", str(place))
+        await_connected(4, *server)
         again = run("round start", "--rounds", "1", "--wait", *server)
         assert again["training"]["phase"] == "finished"
         assert len(again["rounds"][0]["survivors"]) == 4
