@@ -227,6 +227,27 @@ class Repository:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _root_file(self, root: bytes) -> Mapping[str, bytes]:
+        """Return the next root's file; it comes right before the timestamp.
+
+        Clients ask for it by its number, so that it is the one file that is seen before the
+        timestamp is there: between the two, online keys that it replaced have signed what is
+        served, and clients wait.
+
+        Raises:
+            SigningError: There is another root of this version: some devices have it.
+        """
+        if not root:
+            return {}
+        name = f"{read_root(root).signed.version}.root.json"
+        path = self._directory / METADATA_DIR / name
+        if path.exists() and path.read_bytes() != root:
+            raise SigningError(
+                f"{name} is published already, and is another",
+                hint="Make the change again from the root that is published now.",
+            )
+        return {f"{METADATA}/{name}": root}
+
     def _write(self, files: Mapping[str, bytes], targets: Iterable[str], now: datetime) -> None:
         """Verify, then write in the order given: what points at a file comes after it."""
         self._verify(self.root, files, targets, now)
