@@ -23,7 +23,6 @@ from wildflower.strategies.options import OPTIONS
 
 JOIN: Final = "+"
 MAX_TEXT: Final = 200  # characters of a combination's text
-MAX_ALTERNATIVES: Final = 6
 _SEVERITY: Final = {Level.OK: 0, Level.WARNING: 1, Level.REFUSED: 2}
 
 
@@ -56,8 +55,8 @@ class Verdict:
     Attributes:
         options: The combination, in the order of the kinds.
         findings: All that was found, the worst first.
-        alternatives: Combinations that differ in one option, are better and reveal no more; at
-            most six.
+        alternatives: Combinations that differ in one option, are better and reveal no more; of
+            options that are alike in all that matters, the first.
     """
 
     options: tuple[str, ...]
@@ -145,7 +144,7 @@ def require(*names: str) -> Verdict:
     """
     verdict = judge(find(name) for name in names)
     if verdict.level is Level.REFUSED:
-        refused = next(each for each in verdict.findings if each.level is Level.REFUSED)
+        refused = verdict.findings[0]
         better = f" Or choose {', '.join(verdict.alternatives)}." if verdict.alternatives else ""
         raise CombinationError(
             f"{JOIN.join(verdict.options)} is refused: {refused}",
@@ -194,7 +193,7 @@ def _alternatives(chosen: tuple[Option, ...], level: Level) -> tuple[str, ...]:
             ):
                 seen.add(sort_of(new))
                 found.append((severity, JOIN.join(option.name for option in changed)))
-    return tuple(name for _, name in sorted(found, key=lambda pair: pair[0])[:MAX_ALTERNATIVES])
+    return tuple(name for _, name in sorted(found, key=lambda pair: pair[0]))
 
 
 def _of_kind(option: Option) -> Iterator[Option]:

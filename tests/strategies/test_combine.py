@@ -165,6 +165,8 @@ def test_every_alternative_is_better_and_reveals_no_more(options: tuple[Option, 
         assert SEVERITY.index(judge(other).level) < SEVERITY.index(verdict.level)
         assert frozenset[Exposure]().union(*(option.reveals for option in other)) <= revealed
         assert len(set(other) - set(options)) == 1
+    sorts = [frozenset(map(sort_of, parse(text))) for text in verdict.alternatives]
+    assert len(sorts) == len(set(sorts))
 
 
 @pytest.mark.parametrize("names", LIES)
@@ -219,8 +221,13 @@ def test_a_name_like_nothing_lists_what_there_is() -> None:
 
 @pytest.mark.parametrize("text", ["", "x" * (MAX_TEXT + 1), "+", "secagg+", "secagg+secagg"])
 def test_a_text_that_is_no_combination_is_refused(text: str) -> None:
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError) as found:
         parse(text)
+    assert ("1 to 200 characters" in str(found.value)) == (len(text) in {0, MAX_TEXT + 1})
+
+
+def test_a_text_may_be_as_long_as_it_says() -> None:
+    assert parse("secagg".ljust(MAX_TEXT)) == parse("secagg")
 
 
 @given(st.text(max_size=MAX_TEXT + 20))
