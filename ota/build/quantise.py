@@ -42,12 +42,30 @@ def to_int8(model: bytes, calibration: Array, *, reduce_range: bool) -> bytes:
     Raises:
         QuantiseError: Most of the weights stay fp32; names the operators that hold them.
     """
+    return quantised(prepared(model), calibration, reduce_range=reduce_range)
+
+
+def prepared(model: bytes) -> bytes:
+    """Return an fp32 ONNX model as the quantiser wants it: optimised, its batch norms folded."""
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="wildflower-fp32-") as directory:
+        target = Path(directory, "prepared.onnx")
+        with _quiet():
+            quant_pre_process(onnx.load_from_string(model), target)
+        return target.read_bytes()
+
+
+def quantised(ready: bytes, calibration: Array, *, reduce_range: bool) -> bytes:
+    """Return the int8 form of what `prepared` returned; see `to_int8`."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="wildflower-int8-") as directory:
-        prepared, target = Path(directory, "prepared.onnx"), Path(directory, "int8.onnx")
+        source, target = Path(directory, "prepared.onnx"), Path(directory, "int8.onnx")
+        source.write_bytes(ready)
         with _quiet():
-            _quantise(onnx.load_from_string(model), prepared, target, calibration, reduce_range)
+            _quantise(source, target, calibration, reduce_range)
         data = strip(_with_fp32_output(onnx.load(target)).SerializeToString())
     share, left = quantised_share(data)
     if share < MIN_SHARE:
@@ -88,16 +106,12 @@ class Rows:
         return None if batch is None else {INPUT: batch}
 
 
-def _quantise(
-    model: "onnx.ModelProto", prepared: Path, target: Path, rows: Array, reduce_range: bool
-) -> None:
+def _quantise(source: Path, target: Path, rows: Array, reduce_range: bool) -> None:
     from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(model, prepared)
     reader: Any = type("Reader", (Rows, quantization.CalibrationDataReader), {})(rows)
     quantization.quantize_static(
-        prepared,
+        source,
         target,
         reader,
         quant_format=quantization.QuantFormat.QDQ,

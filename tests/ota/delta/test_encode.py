@@ -94,7 +94,7 @@ def test_a_sparse_delta_is_near_the_entropy_of_its_changes() -> None:
     delta = of_arrays(old, (old + change).astype(np.uint8), Kind.BYTES)
     rate = (change != 0).mean()
     bits = -rate * np.log2(rate / 2) - (1 - rate) * np.log2(1 - rate)
-    assert len(delta) < 1.05 * 1_000_000 * bits / 8
+    assert len(delta) < 1.08 * 1_000_000 * bits / 8
 
 
 def test_tensors_larger_than_a_piece_are_cut() -> None:
