@@ -108,7 +108,7 @@ class Layout:
         for entry in self.entries:
             part = vector[offset : offset + entry.size].reshape(entry.shape)
             if not entry.dtype.startswith("float"):
-                part = np.rint(part)
+                part = np.asarray(np.rint(part))  # of a scalar array it makes a bare number
             arrays[entry.name] = part.astype(entry.dtype)
             offset += entry.size
         return arrays

@@ -88,6 +88,13 @@ def test_averaged_integers_are_rounded() -> None:
     assert layout.unpack(np.array([1.4, 1.6, -0.6]))["steps"].tolist() == [1, 2, -1]
 
 
+def test_a_counter_without_axes_stays_an_array() -> None:
+    layout = Layout.of({"batches": np.array(3, np.int64)})  # as batch normalisation keeps one
+    found = layout.unpack(np.array([3.4], np.float32))["batches"]
+    assert isinstance(found, np.ndarray)
+    assert (found.shape, found.dtype, int(found)) == ((), np.int64, 3)
+
+
 def test_equal_models_have_equal_files_and_names() -> None:
     grid = np.arange(6, dtype=np.float32).reshape(2, 3)
     left: Parameters = {"a": grid.T.copy(), "b": np.zeros((), np.int64)}
