@@ -6,16 +6,17 @@
     DIR/runs/<run>/<key>.secret       the secret one, erased when the key expires
     DIR/runs/<run>/<round>.answer     which sum of a round was decrypted, and to what
 
-Each training has a key pair of its own. Of each round one sum is decrypted: the answer is stored
-before it is given, the same request gets the same answer, another one is refused. What turns out to
-be no sum is an answer too, so that nobody learns about the key by asking again and again.
+Each run of a training has a key pair of its own. Of each round of a run one sum is decrypted: the
+answer is stored before it is given, the same request gets the same answer, another one is refused.
+What turns out to be no sum is an answer too, so that nobody learns about the key by asking again
+and again.
 
 `Terms.trust` says what this is worth, and what not: `wildflower keyholder show` prints it.
 
 A server that breaks the protocol may send a ciphertext of its own making, and learns from each
 round's answer something about the secret key (Checri et al., "On the practical CPAD security of
 'exact' and threshold FHE schemes and libraries", CRYPTO 2024). One answer a round and a new key for
-each training bound that; they do not exclude it.
+each run bound that; they do not exclude it.
 """
 
 import hashlib
@@ -35,9 +36,8 @@ from wildflower.server.pinned import PinnedIdentity
 from wildflower.strategies.errors import KeyHolderError, ProtocolError
 from wildflower.strategies.he import trust
 from wildflower.strategies.he.bfv import KeyPair
-from wildflower.strategies.he.messages import SMALLEST, RunKey, SumRequest
+from wildflower.strategies.he.messages import MAX_RUN, SMALLEST, RunKey, SumRequest
 from wildflower.strategies.he.packing import MAX_ADDENDS
-from wildflower.strategies.secagg.messages import MAX_NAME
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ class Terms:
         return TrustStatement(
             can="It can decrypt every update that was encrypted under one of its keys. Devices"
             " never send it one: it gets sums from the server, and gives back what they hold.",
-            does="It makes a key pair for each training and erases the secret key after"
-            f" {self.days} days. Of each round it decrypts one sum, if the server says that"
-            f" {self.min_cohort} to {MAX_ADDENDS} updates are in it.",
+            does="It makes a key pair for each run of a training and erases the secret key after"
+            f" {self.days} days. Of each round of a run it decrypts one sum, if the server says"
+            f" that {self.min_cohort} to {MAX_ADDENDS} updates are in it.",
             cannot_see="It cannot see how many updates really are in a sum, nor whose. A server"
             " that breaks the protocol can have the update of one device decrypted, once in each"
             " round.",
@@ -100,7 +100,7 @@ class RunView:
     """What there is of a run.
 
     Attributes:
-        run: Id of the training.
+        run: Its id.
         key: Digest of its public key, hex.
         expires: When its secret key is erased, seconds since 1970.
         rounds: How many rounds were answered.
@@ -140,8 +140,8 @@ class KeyHolder:
         Raises:
             KeyHolderError: Not a run's id, or too many runs have keys.
         """
-        if not 1 <= len(run) <= MAX_NAME or not run.isprintable():
-            raise KeyHolderError(f"a run's id is 1 to {MAX_NAME} printable characters")
+        if not 1 <= len(run) <= MAX_RUN or not run.isprintable():
+            raise KeyHolderError(f"a run's id is 1 to {MAX_RUN} printable characters")
         with self._lock:
             folder = self._folder(run)
             self._erase(folder)
@@ -269,7 +269,7 @@ def _read_answer(stored: bytes, request: SumRequest) -> npt.NDArray[np.uint16]:
     if digest != request.digest or kind == FORGOTTEN:
         raise KeyHolderError(
             f"round {request.round} of run {request.run!r} was answered already, for another sum",
-            hint="One sum of a round is decrypted. Go on with a new training from the last model.",
+            hint="Resume the training: that is a new run, with a new key.",
         )
     if kind == REFUSED:
         raise ProtocolError(rest.decode())

@@ -48,7 +48,7 @@ class KeyHolderLink:
         self._http: httpx.Client | None = None
 
     def key(self, run: str) -> RunKey:
-        """Return a training's public key.
+        """Return a run's public key.
 
         Raises:
             KeyHolderError: The key holder does not answer, or refuses.

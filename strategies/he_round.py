@@ -1,13 +1,14 @@
 """A homomorphic round: one trip to the devices, then one question to the key holder.
 
-    key      key holder -> the training's public key, with its promise
+    key      key holder -> the run's public key, with its promise
     train    devices -> ciphertexts, each signed, added up as they arrive
     decrypt  key holder -> what the sum of exactly these ciphertexts holds
 
 A device may be lost at any time before its answer arrived: it is not in the sum. What the server
 learns is the sum modulo 2**16, which is the plain fixed-point sum, bit for bit; with its keys it
-cannot decrypt a ciphertext. The key holder is asked once in a round, and answers one question for
-each round of a training: a round that aborts after that cannot be repeated.
+cannot decrypt a ciphertext. The key holder answers one question for each round of a run, which is
+one Flower run of a training: a round that aborts after that cannot be repeated in the same run. A
+training that is resumed is a new run, with a new key.
 
 One device can spoil a sum, by well-formed ciphertexts of nonsense: the key holder then finds no
 sum, and the round ends without a model. Who it was nobody can tell.
@@ -32,15 +33,22 @@ from wildflower.strategies.errors import (
     SecAggError,
     UpdateRefusedError,
 )
-from wildflower.strategies.fixed_point import Encoding
+from wildflower.strategies.encodings import SumEncoding
 from wildflower.strategies.he import trust
 from wildflower.strategies.he.bfv import PublicKey
 from wildflower.strategies.he.messages import Encrypted, Invitation, RunKey, SumRequest
 from wildflower.strategies.he.packing import BITS, require_headroom
 from wildflower.strategies.he.protection import RECORD
+from wildflower.strategies.round_request import (
+    ROTATION,
+    RoundRequest,
+    RoundResult,
+    encoding_of,
+    model_of,
+    trips_of,
+)
 from wildflower.strategies.secagg import keys
 from wildflower.strategies.trip import Trips
-from wildflower.strategies.trips import RoundRequest, RoundResult, _model, _trips
 
 TRAIN_SHARE: Final = 0.9
 """Part of a round's time that devices get; what is left is the key holder's."""
@@ -53,7 +61,7 @@ class KeyHolder(Protocol):
     """
 
     def key(self, run: str) -> RunKey:
-        """Return a training's public key; it is made when it is first asked for.
+        """Return a run's public key; it is made when it is first asked for.
 
         Raises:
             KeyHolderError: The key holder does not answer, or refuses.
@@ -101,12 +109,16 @@ def he_round(  # noqa: PLR0913  the shape of every kind of round, and the key ho
             revealed.
         LinkError: The grid lost its SuperLink.
     """
-    trips = _trips(grid, request, is_gone, on_stage)
-    size = 0 if evaluate_only else request.layout.size
+    trips = trips_of(grid, request, is_gone, on_stage)
     try:
         require_headroom(len(nodes))
-        encoding = _encoding(request, size, len(nodes))
-        invitation = _invitation(trips, request, encoding, key_holder, entropy)
+        narrow = replace(request, bits=BITS)
+        rotation = keys.derive(entropy, b"", b"he-round/rotation")[:ROTATION]
+        encoding = encoding_of(narrow, len(nodes), rotation, evaluate_only=evaluate_only)
+        run = f"{request.training}/{grid.run.run_id}"
+        invitation = _invitation(
+            trips, key_holder, run, number=request.number, encoding=encoding, entropy=entropy
+        )
         collected = _Collected(invitation, keys.load_ca(ca_pem))
         kind = wire.EVALUATE if evaluate_only else wire.TRAIN
         survivors = _train(trips, nodes, request, kind, collected)
@@ -117,26 +129,21 @@ def he_round(  # noqa: PLR0913  the shape of every kind of round, and the key ho
     return RoundResult(total, survivors, trips.refusals, trips.stages)
 
 
-def _encoding(request: RoundRequest, size: int, clients: int) -> Encoding:
-    return Encoding.for_cohort(
-        size=size,
-        clip=request.clip,
-        max_weight=request.max_weight,
-        clients=clients,
-        statistics=request.statistics,
-        bits=BITS,
-    )
-
-
 def _invitation(
-    trips: Trips, request: RoundRequest, encoding: Encoding, key_holder: KeyHolder, entropy: bytes
+    trips: Trips,
+    key_holder: KeyHolder,
+    run: str,
+    *,
+    number: int,
+    encoding: Encoding,
+    entropy: bytes,
 ) -> Invitation:
     """Return what devices are asked; refuse what the key holder would not decrypt."""
     trips.on_stage("key")
     start = time.monotonic()
-    key = key_holder.key(request.training)
+    key = key_holder.key(run)
     trust.check_key(key, holder=key.holder, min_cohort=0, now=datetime.now(UTC))
-    if key.run != request.training:
+    if key.run != run:
         raise ProtocolError(f"the key holder sends the key of {key.run!r}")
     if encoding.clients < key.min_cohort:
         raise ProtocolError(
@@ -146,7 +153,7 @@ def _invitation(
         )
     session = keys.derive(entropy, b"", b"he-round/session")
     try:
-        invitation = Invitation(session, request.number, key, encoding)
+        invitation = Invitation(session, number, key, encoding)
     except ValueError as error:
         raise ProtocolError(f"no session: {error}") from error
     trips.stages["key"] = time.monotonic() - start
@@ -192,7 +199,7 @@ def _train(
 ) -> tuple[int, ...]:
     """Ask the devices; return the nodes whose updates are in the sum, sorted."""
     asked = wire.protected_content(RECORD, collected.invitation)
-    content = RecordDict({**_model(request), **asked})
+    content = RecordDict({**model_of(request), **asked})
     survivors = trips.trip(
         kind,
         dict.fromkeys(nodes, content),

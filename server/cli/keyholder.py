@@ -1,9 +1,9 @@
 """`wildflower keyholder`: hold the keys of homomorphic rounds, on another host than the server.
 
-A key holder makes a key pair for each training and decrypts one sum in each round. It can decrypt
-every update that it gets hold of, and cannot see how many updates are in a sum: `show` prints what
-may be expected of it. The server gets the token that `init` made, and every device the key holder's
-digest, as `key_holder` in its policy.toml.
+A key holder makes a key pair for each run of a training and decrypts one sum in each round. It can
+decrypt every update that it gets hold of, and cannot see how many updates are in a sum: `show`
+prints what may be expected of it. The server gets the token that `init` made, and every device the
+key holder's digest, as `key_holder` in its policy.toml.
 """
 
 import os
@@ -50,10 +50,10 @@ class KeyHolderRun:
 
 
 @dataclass(frozen=True, slots=True)
-class RunOfKeys:
-    """A training that a key holder has a key for, and how many of its rounds it answered."""
+class RunWithKey:
+    """A run that a key holder has a key for, and how many of its rounds it answered."""
 
-    training: str
+    run: str
     key: str
     expires: datetime
     rounds: int
@@ -70,7 +70,7 @@ class KeyHolderView:
     does: str
     cannot_see: str
     protects: str
-    runs: list[RunOfKeys]
+    runs: list[RunWithKey]
 
 
 @app.command("init", epilog="Example: wildflower keyholder init --dir keyholder --min-cohort 20")
@@ -80,7 +80,7 @@ def init(
     min_cohort: Annotated[
         int, typer.Option("--min-cohort", help="Fewest updates whose sum is decrypted.")
     ] = 3,
-    days: Annotated[int, typer.Option(help="After which a training's key is erased.")] = 30,
+    days: Annotated[int, typer.Option(help="After which a run's key is erased.")] = 30,
 ) -> KeyHolderInit:
     """Make a directory a key holder: its identity, its terms, the server's token."""
     from wildflower.server.keyholder import Terms
@@ -138,7 +138,7 @@ def show(*, directory: Directory = Path("wildflower-keyholder")) -> KeyHolderVie
         cannot_see=trust.cannot_see,
         protects=trust.protects,
         runs=[
-            RunOfKeys(each.run, each.key, datetime.fromtimestamp(each.expires, UTC), each.rounds)
+            RunWithKey(each.run, each.key, datetime.fromtimestamp(each.expires, UTC), each.rounds)
             for each in home.holder.runs()
         ],
     )

@@ -63,7 +63,7 @@ class CkksKeys:
     def decrypt(self, ciphertexts: Sequence[bytes], size: int) -> npt.NDArray[np.float64]:
         """Return what ciphertexts hold, about, shape (size,)."""
         parts = [np.array(self._read(each).decrypt(), np.float64) for each in ciphertexts]
-        found = np.concatenate([np.empty(0, np.float64), *parts])
+        found: npt.NDArray[np.float64] = np.concatenate([np.empty(0), *parts])
         if found.size != size:
             raise ValueError(f"the ciphertexts hold {found.size} elements, expected {size}")
         return found

@@ -9,9 +9,8 @@
 Messages are values; parsing trusts nothing but that signatures are what they claim, which is
 `trust`'s business.
 
-    M.from_fields(m.to_fields()) == m    what Flower carries: RunKey, Invitation, Encrypted
-    M.from_bytes(m.to_bytes()) == m      what is stored, and sent to the key holder: all but those
-                                         that only Flower carries
+    M.from_fields(m.to_fields()) == m    RunKey, Invitation, Encrypted: Flower carries them
+    M.from_bytes(m.to_bytes()) == m      RunKey, SumRequest: they go from and to the key holder
 
 The byte form is a header and parts: 4 bytes of length, the header (`secagg.fields`), then each
 part behind 4 bytes of its own length. Ciphertexts in JSON would be twice as long.
@@ -33,6 +32,7 @@ from wildflower.strategies.secagg.messages import MAX_CERTIFICATE, MAX_NAME, MAX
 MAX_CIPHERTEXT: Final = 100_000  # bytes; ours have 88,600
 MAX_CONTEXT: Final = 300_000  # bytes; a public key of ours has 134,200, with the secret one 204,400
 MAX_HEADER: Final = 65_536  # bytes
+MAX_RUN: Final = MAX_NAME + 32  # characters: a training's id and a number
 IDENTITY: Final = 91  # bytes of a P-256 SubjectPublicKeyInfo with an uncompressed point
 DIGEST: Final = 32  # bytes
 SMALLEST: Final = 3  # devices in a sum: that of two tells each what the other one sent
@@ -47,7 +47,7 @@ class RunKey:
     """A run's public key, and what its key holder promises of it.
 
     Attributes:
-        run: Id of the training that the key is for.
+        run: What the key is for: one run of one training.
         context: The public key, as `bfv.PublicKey` reads it.
         min_cohort: Fewest updates whose sum is decrypted.
         expires: When the secret key is erased, seconds since 1970.
@@ -64,8 +64,8 @@ class RunKey:
 
     def __post_init__(self) -> None:
         """Refuse what is no run's key."""
-        if not 1 <= len(self.run) <= MAX_NAME or not 1 <= len(self.context) <= MAX_CONTEXT:
-            raise ValueError(f"a run of 1 to {MAX_NAME} characters and its key are expected")
+        if not 1 <= len(self.run) <= MAX_RUN or not 1 <= len(self.context) <= MAX_CONTEXT:
+            raise ValueError(f"a run of 1 to {MAX_RUN} characters and its key are expected")
         if not SMALLEST <= self.min_cohort <= MAX_ADDENDS or not 0 <= self.expires <= LATEST:
             raise ValueError(
                 f"min_cohort is {self.min_cohort}, allowed are {SMALLEST} to {MAX_ADDENDS};"
@@ -109,7 +109,7 @@ class RunKey:
         """
         try:
             return cls(
-                reader.text("run", MAX_NAME),
+                reader.text("run", MAX_RUN),
                 reader.octets("context", MAX_CONTEXT),
                 reader.integer("min_cohort"),
                 reader.integer("expires"),
@@ -146,7 +146,7 @@ class Invitation:
     Attributes:
         session: Id of the session, 32 random bytes.
         round: Number of the round in the training, from 1.
-        key: The training's key.
+        key: The run's key.
         encoding: How updates become residues; it holds the largest number of clients.
     """
 
@@ -225,14 +225,12 @@ class Encrypted:
 
     def to_fields(self) -> dict[str, Any]:
         """Return the flat form."""
-        return {**self._header(), "ciphertexts": list(self.ciphertexts)}
-
-    def _header(self) -> dict[str, Any]:
         return {
             **flat.header("encrypted", self.session),
             "device": bytes.fromhex(self.device),
             "certificate": self.certificate,
             "signature": self.signature,
+            "ciphertexts": list(self.ciphertexts),
         }
 
     @classmethod
@@ -242,7 +240,7 @@ class Encrypted:
         Raises:
             ProtocolError: No encrypted update.
         """
-        reader = Reader("encrypted", fields, (*_ENCRYPTED, "ciphertexts"))
+        reader = Reader("encrypted", fields, _ENCRYPTED)
         found = fields["ciphertexts"]
         count = len(found) if isinstance(found, list) else 0
         if not 1 <= count <= chunks_of(MAX_LENGTH):
@@ -255,22 +253,8 @@ class Encrypted:
             reader.octets("signature", MAX_SIGNATURE),
         )
 
-    def to_bytes(self) -> bytes:
-        """Return the stored form."""
-        return join(self._header(), self.ciphertexts)
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Parse what `to_bytes` wrote.
-
-        Raises:
-            ProtocolError: No encrypted update.
-        """
-        header, parts = cut(data)
-        return cls.from_fields({**header, "ciphertexts": list(parts)})
-
-
-_ENCRYPTED: Final = ("device", "certificate", "signature")
+_ENCRYPTED: Final = ("device", "certificate", "signature", "ciphertexts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +262,7 @@ class SumRequest:
     """What a key holder is asked to decrypt.
 
     Attributes:
-        run: Id of the training.
+        run: Id of the run.
         round: Number of the round in the training.
         key: Digest of the public key, 32 bytes.
         addends: How many updates are in the sum, by the server's word.
@@ -319,7 +303,7 @@ class SumRequest:
         if not 0 < length <= MAX_LENGTH or len(parts) != chunks_of(length):
             raise reader.error("length", f"1 to {MAX_LENGTH}, and of the ciphertexts", length)
         return cls(
-            reader.text("run", MAX_NAME),
+            reader.text("run", MAX_RUN),
             reader.integer("round"),
             reader.parts("key", DIGEST, exactly=1)[0],
             addends,

@@ -22,6 +22,7 @@ from wildflower.strategies.he import trust
 from wildflower.strategies.he.bfv import PublicKey
 from wildflower.strategies.he.messages import (
     DIGEST,
+    MAX_RUN,
     SMALLEST,
     Encrypted,
     Invitation,
@@ -31,7 +32,6 @@ from wildflower.strategies.he.messages import (
 )
 from wildflower.strategies.protection import Train
 from wildflower.strategies.secagg.keys import Identity
-from wildflower.strategies.secagg.messages import MAX_NAME
 from wildflower.strategies.secagg.sessions import KEEP_S, SessionStore
 
 RECORD: Final = "he"
@@ -43,12 +43,12 @@ class Made:
     """An answer that was made, and to what.
 
     Attributes:
-        training: Id of the training.
+        run: What its key is for.
         invitation: Digest of the invitation, 32 bytes.
         answer: What leaves, again and again.
     """
 
-    training: str
+    run: str
     invitation: bytes
     answer: Encrypted
 
@@ -56,7 +56,7 @@ class Made:
         """Return the stored form; `from_bytes(made.to_bytes()) == made`."""
         fields = self.answer.to_fields()
         ciphertexts = fields.pop("ciphertexts")
-        own = {"training": self.training, "invitation": self.invitation}
+        own = {"run": self.run, "invitation": self.invitation}
         return join({**fields, **own}, ciphertexts)
 
     @classmethod
@@ -68,15 +68,15 @@ class Made:
         """
         try:
             fields, ciphertexts = cut(data)
-            training, invitation = fields.pop("training", None), fields.pop("invitation", None)
+            run, invitation = fields.pop("run", None), fields.pop("invitation", None)
             answer = Encrypted.from_fields({**fields, "ciphertexts": list(ciphertexts)})
         except ProtocolError as error:
             raise StoredStateError(f"a stored answer cannot be read: {error}") from error
-        if not isinstance(training, str) or not 1 <= len(training) <= MAX_NAME:
-            raise StoredStateError("a stored answer lacks its training")
+        if not isinstance(run, str) or not 1 <= len(run) <= MAX_RUN:
+            raise StoredStateError("a stored answer lacks its run")
         if not isinstance(invitation, bytes) or len(invitation) != DIGEST:
             raise StoredStateError("a stored answer lacks its invitation's digest")
-        return cls(training, invitation, answer)
+        return cls(run, invitation, answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +168,12 @@ class Homomorphic:
             self.identity.sign(signed),
         )
 
-    def _forget_others(self, training: str) -> None:
-        """Forget the sessions that a new one of a training makes obsolete, and old ones."""
+    def _forget_others(self, run: str) -> None:
+        """Forget the sessions that a new one of a run makes obsolete, and old ones."""
         for session, saved in list(self.sessions.sessions()):
             stored = self.sessions.load(session)
             is_old = self.now() - saved > timedelta(seconds=KEEP_S)
-            if stored is None or is_old or _training_of(stored) in (None, training):
+            if stored is None or is_old or _run_of(stored) in (None, run):
                 self.sessions.erase(session)
 
 
@@ -184,9 +184,9 @@ def _again(made: Made, invitation: Invitation) -> Encrypted:
     return made.answer
 
 
-def _training_of(stored: bytes) -> str | None:
-    """Return the training that a stored answer belongs to; None if it cannot be read."""
+def _run_of(stored: bytes) -> str | None:
+    """Return the run that a stored answer belongs to; None if it cannot be read."""
     try:
-        return Made.from_bytes(stored).training
+        return Made.from_bytes(stored).run
     except StoredStateError:
         return None

@@ -39,7 +39,7 @@ def make_key(
     """Return a run's key with the key holder's promise.
 
     Args:
-        run: Id of the training.
+        run: What the key is for.
         context: The public key.
         min_cohort: Fewest updates whose sum is decrypted.
         expires: When the secret key is erased, seconds since 1970.

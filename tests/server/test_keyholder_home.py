@@ -190,7 +190,7 @@ def test_init_and_show_tell_who_it_is_and_what_may_be_expected(
     assert (shown["min_cohort"], shown["days"]) == (20, 9)
     assert "how many updates really are in a sum" in str(shown["cannot_see"])
     (run,) = shown["runs"]
-    assert (run["training"], run["key"], run["rounds"]) == ("training-1", key.digest.hex(), 0)
+    assert (run["run"], run["key"], run["rounds"]) == ("training-1", key.digest.hex(), 0)
     again = told(capsys, "init", "--dir", place)
     assert "not empty" in str(again["error"])
 

@@ -87,7 +87,7 @@ def test_a_refusal_arrives_with_its_reason_and_hint(running: Running) -> None:
     link.decrypt(request)
     with pytest.raises(KeyHolderError, match=r"refuses: .* answered already") as caught:
         link.decrypt(sum_of(link)[0])
-    assert "new training" in caught.value.hint
+    assert "Resume the training" in caught.value.hint
     foreign = SumRequest("t1", 2, request.key, 3, 9, (b"noise",))
     with pytest.raises(ProtocolError, match="refuses: a ciphertext or key is none"):
         link.decrypt(foreign)

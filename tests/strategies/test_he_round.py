@@ -17,9 +17,10 @@ from wildflower.simulation.grid import App, Death, InProcessGrid
 from wildflower.strategies.arrays import Entry, Layout
 from wildflower.strategies.errors import KeyHolderError, RoundAbortedError
 from wildflower.strategies.fixed_point import Encoding
+from wildflower.strategies.flower_compat.messages import empty_run
 from wildflower.strategies.he.protection import RECORD
 from wildflower.strategies.he_round import he_round
-from wildflower.strategies.trips import RoundRequest, RoundResult
+from wildflower.strategies.round_request import RoundRequest, RoundResult
 
 ENTROPY = bytes(range(32))
 STEPS = [0.25, -0.5, 1.0, 0.125, -0.25, 0.75]
@@ -52,14 +53,13 @@ def fleet(build: Build) -> HeFleet:
 
 
 def go(fleet: HeFleet, asked: RoundRequest | None = None, **options: Any) -> RoundResult:
-    given = {"grid": fleet.grid, "nodes": fleet.nodes, **options}
+    given = {"grid": fleet.grid, "nodes": fleet.nodes, "entropy": ENTROPY, **options}
     grid, nodes = given.pop("grid"), given.pop("nodes")
     return he_round(
         grid,
         nodes,
         asked or request(),
         is_gone=grid.is_gone,
-        entropy=ENTROPY,
         ca_pem=fleet.ca.pem,
         key_holder=fleet.holder,
         **given,
@@ -94,7 +94,7 @@ def test_the_key_holder_is_asked_once_for_the_sum(fleet: HeFleet) -> None:
     told: list[str] = []
     go(fleet, on_stage=told.append)
     (asked,) = fleet.holder.asked
-    assert (asked.run, asked.round, asked.addends) == ("training-1", 1, 6)
+    assert (asked.run, asked.round, asked.addends) == ("training-1/1", 1, 6)
     assert told == ["key", "train", "decrypt"]
 
 
@@ -239,16 +239,17 @@ def test_a_key_holder_that_is_gone_aborts_the_round(fleet: HeFleet, question: st
 def test_a_round_is_answered_once(fleet: HeFleet) -> None:
     go(fleet)
     with pytest.raises(RoundAbortedError, match="answered already, for another sum"):
-        he_round(
-            fleet.grid,
-            fleet.nodes,
-            request(),
-            is_gone=fleet.grid.is_gone,
-            entropy=bytes(32),
-            ca_pem=fleet.ca.pem,
-            key_holder=fleet.holder,
-        )
+        go(fleet, entropy=bytes(32))
     assert go(fleet, request(number=2)).total.weight == sum(WEIGHTS)
+
+
+def test_a_training_that_is_resumed_may_repeat_its_round(fleet: HeFleet) -> None:
+    first = go(fleet).total
+    resumed = empty_run(2)
+    fleet.grid.set_run(resumed)
+    again = go(fleet, entropy=bytes(32)).total
+    assert again.weight == first.weight
+    assert len({each.key for each in fleet.holder.asked}) == 2
 
 
 def test_devices_that_pinned_another_key_holder_do_not_train(build: Build) -> None:
@@ -268,10 +269,10 @@ def test_devices_refuse_a_key_for_smaller_sums_than_they_want(build: Build) -> N
 def test_a_key_that_its_holder_did_not_sign_is_noticed_before_it_is_sent(fleet: HeFleet) -> None:
     real = fleet.holder.holder
     forged = make_holder(real._runs.parent / "other", identity=OTHER_IDENTITY)
-    fake = forged.key("training-1")
-    good = real.key("training-1")
+    fake = forged.key("training-1/1")
+    good = real.key("training-1/1")
     mixed = type(good)(
-        "training-1", fake.context, good.min_cohort, good.expires, good.identity, good.signature
+        good.run, fake.context, good.min_cohort, good.expires, good.identity, good.signature
     )
     fleet.holder.key = lambda run: mixed  # type: ignore[method-assign]  # an aggregator's own key
     with pytest.raises(RoundAbortedError, match="is not signed by it"):
@@ -287,7 +288,7 @@ def test_the_key_of_another_training_is_not_used(fleet: HeFleet) -> None:
 
 def test_nonsense_of_one_device_ends_the_round_without_a_model(fleet: HeFleet) -> None:
     victim = fleet.protections[2]
-    foreign = make_holder(fleet.holder.holder._runs.parent / "other").key("training-1").context
+    foreign = make_holder(fleet.holder.holder._runs.parent / "other").key("training-1/1").context
 
     def spoils(message: Message, context: Context) -> Message:
         from wildflower.strategies.he.bfv import PublicKey

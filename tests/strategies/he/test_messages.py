@@ -38,7 +38,6 @@ def test_what_flower_carries_is_read_as_it_was_written() -> None:
 
 def test_what_is_stored_or_sent_is_read_as_it_was_written() -> None:
     assert RunKey.from_bytes(KEY.to_bytes()) == KEY
-    assert Encrypted.from_bytes(SENT.to_bytes()) == SENT
     assert SumRequest.from_bytes(SUM.to_bytes()) == SUM
 
 
@@ -74,7 +73,7 @@ def test_ciphertexts_and_keys_stay_out_of_reprs() -> None:
     "wrong",
     [
         {"run": ""},
-        {"run": "x" * 201},
+        {"run": "x" * 233},
         {"context": b""},
         {"min_cohort": 2},
         {"min_cohort": 128},
@@ -183,7 +182,7 @@ def test_parts_are_cut_where_they_were_joined(parts: list[bytes]) -> None:
     st.one_of(st.binary(max_size=200), st.integers(0, 60).map(lambda n: SUM.to_bytes()[: -n or 1]))
 )
 def test_no_bytes_from_outside_do_more_than_be_refused(data: bytes) -> None:
-    for parse in (SumRequest.from_bytes, Encrypted.from_bytes, RunKey.from_bytes):
+    for parse in (SumRequest.from_bytes, RunKey.from_bytes):
         with pytest.raises(ProtocolError):
             parse(data)
 

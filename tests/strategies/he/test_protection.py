@@ -155,8 +155,8 @@ def test_only_what_was_stored_counts_as_made_here(asked: Invitation) -> None:
     [
         b"",
         b"noise",
-        join({"training": "t1"}, ()),
-        "no training",
+        join({"run": "t1"}, ()),
+        "no run",
         "no invitation",
     ],
 )
@@ -164,7 +164,7 @@ def test_a_damaged_store_is_no_answer(asked: Invitation, stored: bytes | str) ->
     sessions = MemorySessions()
     fields = protection(sessions).answer("train", asked.to_fields(), App()).to_fields()
     if isinstance(stored, str):
-        made = {"training": "t1", "invitation": bytes(32), **fields}
+        made = {"run": "t1", "invitation": bytes(32), **fields}
         parts = made.pop("ciphertexts")
         del made[stored.split()[1]]
         stored = join(made, parts)
@@ -182,7 +182,7 @@ def test_a_stored_answer_is_read_as_it_was_written(asked: Invitation) -> None:
     assert Made.from_bytes(made.to_bytes()) == made
 
 
-def test_a_new_session_forgets_those_of_its_training_and_old_and_damaged_ones(
+def test_a_new_session_forgets_those_of_its_run_and_old_and_damaged_ones(
     holder: KeyHolder, asked: Invitation
 ) -> None:
     sessions, now = MemorySessions(), datetime.now(UTC)
