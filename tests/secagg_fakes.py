@@ -188,7 +188,7 @@ class Play:
         for device in self.present(3, deliveries):
             delivery = Delivery.from_fields(deliveries[device].to_fields())
             opened = client.open_shares(self.states[device], delivery)
-            self.states[device], message = client.mask(opened, self.updates[device])
+            self.states[device], message = client.mask(opened, self.updates[device].copy())
             self.reply(device, message)
         return self.session.requests()
 

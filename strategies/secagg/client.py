@@ -218,7 +218,8 @@ def mask(state: State, residues: Residues) -> tuple[State, Masked]:
 
     Args:
         state: In OPENED.
-        residues: The encoded update, shape (params.encoding.length,).
+        residues: The encoded update, shape (params.encoding.length,); it is masked in place, so
+            that nothing unmasked is left behind and no second vector needs memory.
 
     Raises:
         ProtocolError: There is a masked update already, or it is too early for one.
@@ -239,9 +240,8 @@ def mask(state: State, residues: Residues) -> tuple[State, Masked]:
         if neighbour.device in state.held:
             key = pair_mask_key(neighbour.masking_key)
             (plus if state.device < neighbour.device else minus).append(key)
-    total = residues.copy()
-    add_masks(total, plus, minus)
-    masked = Masked.of(session, total)
+    add_masks(residues, plus, minus)
+    masked = Masked.of(session, residues)
     return replace(state, phase=phase, secrets=(), neighbours=(), masked=masked), masked
 
 

@@ -17,6 +17,7 @@ one neighbour is sealed with AES-256-GCM, session, sender and receiver as associ
 Sources: RFC 7748, RFC 5869, RFC 5280, NIST SP 800-38D.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable
 from datetime import datetime
@@ -105,6 +106,22 @@ def certified_key(
     Raises:
         ProtocolError: Not a valid certificate of a device of this CA.
     """
+    found, device, key = _issued(certificate, ca)
+    for valid in (ca, found):
+        if not valid.not_valid_before_utc <= now <= valid.not_valid_after_utc:
+            raise ProtocolError(
+                f"a certificate is valid from {valid.not_valid_before_utc} to"
+                f" {valid.not_valid_after_utc}, now is {now}",
+                hint="Check the device's clock, or renew the certificate.",
+            )
+    return device, key
+
+
+@functools.lru_cache(maxsize=4096)
+def _issued(
+    certificate: bytes, ca: x509.Certificate
+) -> tuple[x509.Certificate, str, ec.EllipticCurvePublicKey]:
+    """Return what a certificate of this CA says; kept, as it is shown again in every round."""
     try:
         found = x509.load_der_x509_certificate(certificate)
         found.verify_directly_issued_by(ca)
@@ -114,19 +131,12 @@ def certified_key(
         raise ProtocolError("a certificate is not signed by the pinned CA") from error
     except (ValueError, TypeError, *_UNREADABLE) as error:
         raise ProtocolError(f"not a certificate of the pinned CA: {error}") from error
-    for valid in (ca, found):
-        if not valid.not_valid_before_utc <= now <= valid.not_valid_after_utc:
-            raise ProtocolError(
-                f"a certificate is valid from {valid.not_valid_before_utc} to"
-                f" {valid.not_valid_after_utc}, now is {now}",
-                hint="Check the device's clock, or renew the certificate.",
-            )
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1" or is_ca:
         raise ProtocolError("a certificate is not that of a device's P-256 key")
     device = device_id_of(key)
     if [name.value for name in names] != [device]:
         raise ProtocolError("a certificate's common name is not the id of its own key")
-    return device, key
+    return found, device, key
 
 
 def signed_bytes(params: SessionParams, advertisement: Advertisement) -> bytes:

