@@ -30,8 +30,9 @@ from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import Layout, Vector, to_safetensors
 from wildflower.strategies.errors import RoundAbortedError
 from wildflower.strategies.initial import initial_model
+from wildflower.strategies.round_request import RoundRequest, RoundResult
 from wildflower.strategies.task import Task, find_task
-from wildflower.strategies.trips import RoundRequest, RoundResult, plain_round, secure_round
+from wildflower.strategies.trips import plain_round, secure_round
 
 log = logging.getLogger(__name__)
 

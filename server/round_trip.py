@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from wildflower.strategies.algorithms.fedavg import FedAvg
-from wildflower.strategies.trips import RoundRequest, RoundResult, plain_round, secure_round
+from wildflower.strategies.round_request import RoundRequest, RoundResult
+from wildflower.strategies.trips import plain_round, secure_round
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid

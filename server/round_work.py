@@ -26,8 +26,8 @@ from wildflower.strategies import round as machine
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import GlobalModel, Layout, from_safetensors, to_safetensors
 from wildflower.strategies.errors import RoundAbortedError
+from wildflower.strategies.round_request import RoundRequest, RoundResult
 from wildflower.strategies.secagg.graph import Adversary, Security
-from wildflower.strategies.trips import RoundRequest, RoundResult
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid

@@ -21,10 +21,11 @@ from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import Layout, Parameters, Vector
 from wildflower.strategies.initial import initial_model
 from wildflower.strategies.mod import UpdateMod
+from wildflower.strategies.round_request import RoundRequest, RoundResult
 from wildflower.strategies.secagg.protection import SecAgg
 from wildflower.strategies.secagg.sessions import MemorySessions
 from wildflower.strategies.task import Examples, Task
-from wildflower.strategies.trips import RoundRequest, RoundResult, plain_round, secure_round
+from wildflower.strategies.trips import plain_round, secure_round
 
 STATISTICS: Final = ("examples", "loss", "eval-examples", "eval-correct", "eval-loss")
 """What is asked of the devices of a task of ours."""

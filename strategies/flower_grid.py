@@ -29,8 +29,8 @@ from wildflower.strategies.arrays import Layout
 from wildflower.strategies.errors import CombinationError, RoundAbortedError
 from wildflower.strategies.fixed_point import CLIPPED
 from wildflower.strategies.flower_compat.messages import FlowerRun
+from wildflower.strategies.round_request import RoundRequest, RoundResult
 from wildflower.strategies.secagg.graph import SMALLEST, Security
-from wildflower.strategies.trips import RoundRequest, RoundResult
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from typing import Final
 from flwr.serverapp import Grid
 
 from wildflower.strategies.errors import RoundAbortedError
+from wildflower.strategies.round_request import RoundRequest, RoundResult
 from wildflower.strategies.secagg import keys
 from wildflower.strategies.secagg.grouped import Grouping, combine, divide
-from wildflower.strategies.trips import RoundRequest, RoundResult, secure_round
+from wildflower.strategies.trips import secure_round
 
 AT_ONCE: Final = 16
 """Groups that go through their trips at the same time; each holds a vector of the model's size."""

@@ -16,6 +16,7 @@ sum, and the round ends without a model. Who it was nobody can tell.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -26,6 +27,7 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from wildflower.strategies import round_messages as wire
+from wildflower.strategies.encodings import SumEncoding
 from wildflower.strategies.errors import (
     MissingPackageError,
     ProtocolError,
@@ -33,7 +35,6 @@ from wildflower.strategies.errors import (
     SecAggError,
     UpdateRefusedError,
 )
-from wildflower.strategies.encodings import SumEncoding
 from wildflower.strategies.he import trust
 from wildflower.strategies.he.bfv import PublicKey
 from wildflower.strategies.he.messages import Encrypted, Invitation, RunKey, SumRequest
@@ -135,7 +136,7 @@ def _invitation(
     run: str,
     *,
     number: int,
-    encoding: Encoding,
+    encoding: SumEncoding,
     entropy: bytes,
 ) -> Invitation:
     """Return what devices are asked; refuse what the key holder would not decrypt."""

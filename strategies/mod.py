@@ -8,6 +8,7 @@ An app's own error texts stay on the device: they may hold what masks are there 
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -18,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.arrays import Layout, Update, Vector
+from wildflower.strategies.dp.rule import ClientRule
 from wildflower.strategies.encodings import SumEncoding
 from wildflower.strategies.errors import (
     AppFailedError,
@@ -46,9 +48,11 @@ class UpdateMod:
 
     Attributes:
         protections: The ways in which updates of this device may be protected.
+        entropy: Returns so many secret random bytes.
     """
 
     protections: Sequence[Protection]
+    entropy: Callable[[int], bytes] = os.urandom
 
     def __call__(self, message: Message, context: Context, call_next: App) -> Message:
         """Answer a message; what is refused is answered with an error that says why."""
@@ -75,29 +79,41 @@ class UpdateMod:
                     protection.answer(
                         kind,
                         wire.protected_fields(content, protection.record),
-                        lambda encoding: _guarded(message, context, app, encoding),
+                        lambda encoding: self._guarded(message, context, app, encoding),
                     ),
                 )
         if kind in {wire.TRAIN, wire.EVALUATE} and wire.is_model(content):
-            return _plain(message, context, app)
+            return self._plain(message, context, app)
         return _run(app, message, context).content  # of someone else's server, for someone's app
 
+    def _guarded(
+        self, message: Message, context: Context, app: App, encoding: SumEncoding
+    ) -> Update:
+        """Return the app's update as a sum takes it; an evaluation adds up no vector."""
+        evaluate_only = message.metadata.message_type == wire.EVALUATE
+        update = self._bounded(message, context, app, encoding.names)
+        if evaluate_only:
+            update = replace(update, vector=np.zeros(encoding.size, np.float32), weight=0.0)
+        check_update(update, encoding.size, evaluate_only=evaluate_only)
+        return update
 
-def _guarded(message: Message, context: Context, app: App, encoding: SumEncoding) -> Update:
-    """Return the app's update as a sum takes it; an evaluation adds up no vector."""
-    evaluate_only = message.metadata.message_type == wire.EVALUATE
-    update = _updated(message, context, app, encoding.names)
-    if evaluate_only:
-        update = replace(update, vector=np.zeros(encoding.size, np.float32), weight=0.0)
-    check_update(update, encoding.size, evaluate_only=evaluate_only)
-    return update
+    def _plain(self, message: Message, context: Context, app: App) -> RecordDict:
+        _, _, names = wire.read_model(message.content)
+        evaluate_only = message.metadata.message_type == wire.EVALUATE
+        update = self._bounded(message, context, app, names)
+        return wire.update_content(update, evaluate_only=evaluate_only)
 
-
-def _plain(message: Message, context: Context, app: App) -> RecordDict:
-    _, _, names = wire.read_model(message.content)
-    evaluate_only = message.metadata.message_type == wire.EVALUATE
-    update = _updated(message, context, app, names)
-    return wire.update_content(update, evaluate_only=evaluate_only)
+    def _bounded(
+        self, message: Message, context: Context, app: App, names: tuple[str, ...]
+    ) -> Update:
+        """Return the app's update within the round's privacy rule, if it has one."""
+        update = _updated(message, context, app, names)
+        config = message.content.config_records.get(wire.CONFIG, ConfigRecord())
+        rule = ClientRule.from_config(dict(config))
+        if rule is None:
+            return update
+        evaluate_only = message.metadata.message_type == wire.EVALUATE
+        return rule.bound(update, self.entropy(32), evaluate_only=evaluate_only)
 
 
 def _run(app: App, message: Message, context: Context) -> Message:

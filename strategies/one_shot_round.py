@@ -29,7 +29,15 @@ from wildflower.strategies.errors import (
     SecAggError,
     UpdateRefusedError,
 )
-from wildflower.strategies.fixed_point import Encoding, Residues
+from wildflower.strategies.fixed_point import Residues
+from wildflower.strategies.round_request import (
+    ROTATION,
+    RoundRequest,
+    RoundResult,
+    encoding_of,
+    model_of,
+    trips_of,
+)
 from wildflower.strategies.secagg import keys, one_shot_keys
 from wildflower.strategies.secagg.one_shot_messages import (
     HelperCard,
@@ -40,7 +48,6 @@ from wildflower.strategies.secagg.one_shot_messages import (
 )
 from wildflower.strategies.secagg.one_shot_protection import RECORD
 from wildflower.strategies.trip import Trips
-from wildflower.strategies.trips import RoundRequest, RoundResult, _model, _trips
 
 TRAIN_SHARE: Final = 0.9
 """Part of a round's time that devices get; what is left is the helpers'."""
@@ -106,7 +113,7 @@ def one_shot_round(  # noqa: PLR0913  the shape of every kind of round, and the 
             helper is gone or refuses; nothing was revealed. Its name is in the message.
         LinkError: The grid lost its SuperLink.
     """
-    trips = _trips(grid, request, is_gone, on_stage)
+    trips = trips_of(grid, request, is_gone, on_stage)
     try:
         params = _params(request, len(nodes), entropy, helpers, evaluate_only=evaluate_only)
         collected = _Collected(params, helpers, keys.load_ca(ca_pem))
@@ -127,14 +134,8 @@ def _params(
     evaluate_only: bool,
 ) -> OneShotParams:
     """Return the session's parameters; what no helper would add up is refused right away."""
-    encoding = Encoding.for_cohort(
-        size=0 if evaluate_only else request.layout.size,
-        clip=request.clip,
-        max_weight=request.max_weight,
-        clients=clients,
-        statistics=request.statistics,
-        bits=request.bits,
-    )
+    rotation = keys.derive(entropy, b"", b"one-shot-round/rotation")[:ROTATION]
+    encoding = encoding_of(request, clients, rotation, evaluate_only=evaluate_only)
     cards = sorted((each.card for each in helpers), key=lambda card: card.digest)
     for card in cards:
         one_shot_keys.check_card(card)
@@ -200,7 +201,7 @@ def _train(
 ) -> tuple[int, ...]:
     """Ask the devices; return the nodes whose updates are in the sum, sorted."""
     asked = wire.protected_content(RECORD, collected.params)
-    content = RecordDict({**_model(request), **asked})
+    content = RecordDict({**model_of(request), **asked})
     survivors = trips.trip(
         wire.EVALUATE if evaluate_only else wire.TRAIN,
         dict.fromkeys(nodes, content),

@@ -14,27 +14,32 @@ Not here: whom to invite, what becomes of the sum, what is stored (`server.round
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import numpy as np
 from cryptography import x509
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from wildflower.strategies import round_messages as wire
-from wildflower.strategies.algorithms.algorithm import Algorithm, Sum
-from wildflower.strategies.arrays import Layout, Update, Vector
+from wildflower.strategies.algorithms.algorithm import Algorithm
 from wildflower.strategies.errors import (
     RoundAbortedError,
     SecAggError,
     UpdateRefusedError,
 )
-from wildflower.strategies.fixed_point import CLIPPED, Encoding
 from wildflower.strategies.guards import check_update
+from wildflower.strategies.round_request import (
+    ROTATION,
+    RoundRequest,
+    RoundResult,
+    bounded_by,
+    encoding_of,
+    model_of,
+    trips_of,
+)
 from wildflower.strategies.secagg import keys
-from wildflower.strategies.secagg.graph import Security, plan_graph
+from wildflower.strategies.secagg.graph import plan_graph
 from wildflower.strategies.secagg.messages import (
     Advertisement,
     Masked,
@@ -52,58 +57,6 @@ SHARES_OF_TIME: Final[Mapping[str, float]] = {
     "unmask": 0.1,
 }
 """How a secure round's time is dealt out to its trips; what one leaves over is not used up."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundRequest:
-    """What a round is to do.
-
-    Attributes:
-        training: Id of the training.
-        number: Number of the round in the training, from 1.
-        layout: Which part of the vector is which array.
-        vector: The model to start from, shape (layout.size,).
-        config: What the devices' app is told, beside the model.
-        statistics: Names of the sums that are asked for; see `round_messages`.
-        clip: Largest absolute change of one parameter that enters the sum.
-        max_weight: Largest weight of one device.
-        bits: Width of the residues of a protected sum, 16 or 32.
-        security: What a secure round withstands.
-        timeout_s: How long the round may take, in seconds.
-        min_clients: Fewest devices in the sum.
-        poll_s: Seconds between two looks for answers.
-    """
-
-    training: str
-    number: int
-    layout: Layout
-    vector: Vector = field(repr=False)
-    config: Mapping[str, float | int | str]
-    statistics: tuple[str, ...]
-    clip: float
-    max_weight: float
-    timeout_s: float
-    min_clients: int
-    poll_s: float = 0.1
-    bits: int = 32
-    security: Security = Security()
-
-
-@dataclass(frozen=True, slots=True)
-class RoundResult:
-    """What came of a round.
-
-    Attributes:
-        total: The sum.
-        survivors: Node ids whose updates are in it, sorted.
-        refusals: Node id to why it is not: refused, gone, too late.
-        stages: Seconds that each stage took.
-    """
-
-    total: Sum
-    survivors: tuple[int, ...]
-    refusals: Mapping[int, str]
-    stages: Mapping[str, float]
 
 
 def plain_round(
@@ -131,18 +84,18 @@ def plain_round(
         RoundAbortedError: Fewer devices than the quorum are left.
         LinkError: The grid lost its SuperLink.
     """
-    trips = _trips(grid, request, is_gone, on_stage)
+    trips = trips_of(grid, request, is_gone, on_stage)
     total = algorithm.zero(0 if evaluate_only else request.layout.size)
     size = total.vector.size
 
     def take(_: int, content: RecordDict) -> None:
         nonlocal total
-        update = wire.read_update(content, size, request.statistics, evaluate_only=evaluate_only)
+        update = wire.read_update(content, size, request.names, evaluate_only=evaluate_only)
         check_update(update, size, evaluate_only=evaluate_only)
-        total = algorithm.add(total, _bounded(update, request, evaluate_only=evaluate_only))
+        total = algorithm.add(total, bounded_by(update, request, evaluate_only=evaluate_only))
 
     kind = wire.EVALUATE if evaluate_only else wire.TRAIN
-    content = _model(request)
+    content = model_of(request)
     survivors = trips.trip(
         kind, dict.fromkeys(nodes, content), take, timeout_s=request.timeout_s, stage="train"
     )
@@ -178,7 +131,7 @@ def secure_round(
             off; nothing was revealed.
         LinkError: The grid lost its SuperLink.
     """
-    trips = _trips(grid, request, is_gone, on_stage)
+    trips = trips_of(grid, request, is_gone, on_stage)
     try:
         params = _params(request, len(nodes), entropy, evaluate_only=evaluate_only)
         secure = _SecureTrips(trips, request, params, entropy, keys.load_ca(ca_pem))
@@ -201,46 +154,12 @@ def _params(
         dropout=security.dropout,
         adversary=security.adversary,
     )
-    encoding = Encoding.for_cohort(
-        size=0 if evaluate_only else request.layout.size,
-        clip=request.clip,
-        max_weight=request.max_weight,
-        clients=clients,
-        statistics=request.statistics,
-        bits=request.bits,
-    )
+    rotation = keys.derive(entropy, b"", b"trips/rotation")[:ROTATION]
+    encoding = encoding_of(request, clients, rotation, evaluate_only=evaluate_only)
     session = keys.derive(entropy, b"", b"trips/session")
     return SessionParams(
         session, request.training, request.number, graph.threshold, graph.degree, encoding
     )
-
-
-def _trips(
-    grid: Grid,
-    request: RoundRequest,
-    is_gone: Callable[[int], bool],
-    on_stage: Callable[[str], None],
-) -> Trips:
-    group = f"{request.training}/{request.number}"
-    return Trips(grid, group, request.min_clients, is_gone, request.poll_s, on_stage)
-
-
-def _model(request: RoundRequest) -> RecordDict:
-    """Return what a device gets to train; it is one object for the whole cohort."""
-    config = {
-        **request.config,
-        "training": request.training,
-        "server-round": request.number,  # the name that Flower's own strategies use
-    }
-    return wire.model_content(request.vector, request.layout, config, request.statistics)
-
-
-def _bounded(update: Update, request: RoundRequest, *, evaluate_only: bool) -> Update:
-    """Return the update within the bounds that a secure round's encoding would force on it."""
-    vector = np.clip(update.vector, -request.clip, request.clip)
-    clipped = float(np.count_nonzero(vector != update.vector))
-    weight = 0.0 if evaluate_only else min(update.weight, request.max_weight)
-    return Update(vector, weight, {**update.statistics, CLIPPED: clipped})
 
 
 class _SecureTrips:
@@ -292,7 +211,7 @@ class _SecureTrips:
 
     def train(self, kind: str) -> None:
         """Hand out the shares and the model; take the masked updates."""
-        model = _model(self._request)
+        model = model_of(self._request)
         deliveries = self._addressed(self._session.deliveries())
         self._trips.require(list(deliveries), "shared their secrets")
         contents = {

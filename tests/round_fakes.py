@@ -14,9 +14,9 @@ from wildflower.simulation.grid import App, Death, InProcessGrid
 from wildflower.simulation.identities import SimulatedCa
 from wildflower.strategies.arrays import Layout, Update
 from wildflower.strategies.mod import UpdateMod
+from wildflower.strategies.round_request import RoundRequest
 from wildflower.strategies.secagg.protection import SecAgg
 from wildflower.strategies.secagg.sessions import MemorySessions, SessionStore
-from wildflower.strategies.trips import RoundRequest
 
 MODEL = {
     "bias": np.array([0.5, -0.5], np.float32),

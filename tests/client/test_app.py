@@ -23,7 +23,8 @@ from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import Layout
 from wildflower.strategies.errors import RoundAbortedError
 from wildflower.strategies.initial import initial_model
-from wildflower.strategies.trips import RoundRequest, plain_round, secure_round
+from wildflower.strategies.round_request import RoundRequest
+from wildflower.strategies.trips import plain_round, secure_round
 
 
 def enrolled(directory: Path, ca: SimulatedCa, *, secagg: str, seed: int) -> Path:

@@ -10,10 +10,10 @@ from wildflower.simulation.grid import Death
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.errors import RoundAbortedError
 from wildflower.strategies.grouped_round import grouped_round
+from wildflower.strategies.round_request import RoundRequest, RoundResult
 from wildflower.strategies.secagg import keys
 from wildflower.strategies.secagg.grouped import Grouping, Rule, divide
 from wildflower.strategies.secagg.messages import SessionParams
-from wildflower.strategies.trips import RoundRequest, RoundResult
 
 ENTROPY = bytes(range(32))
 

@@ -19,10 +19,10 @@ from wildflower.strategies.errors import HelperError, ProtocolError, RoundAborte
 from wildflower.strategies.fixed_point import Residues
 from wildflower.strategies.mod import UpdateMod
 from wildflower.strategies.one_shot_round import HelperLink, one_shot_round
+from wildflower.strategies.round_request import RoundRequest, RoundResult
 from wildflower.strategies.secagg.one_shot_messages import HelperCard, SumRequest
 from wildflower.strategies.secagg.one_shot_protection import RECORD, OneShot
 from wildflower.strategies.secagg.sessions import MemorySessions
-from wildflower.strategies.trips import RoundRequest, RoundResult
 
 STEPS = [0.25, -0.5, 1.0, 0.125, -0.25, 0.75]
 WEIGHTS = [10, 20, 30, 5, 1, 100]

@@ -13,7 +13,8 @@ from wildflower.simulation.grid import App, Death, InProcessGrid
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.errors import RoundAbortedError
-from wildflower.strategies.trips import RoundRequest, RoundResult, plain_round, secure_round
+from wildflower.strategies.round_request import RoundRequest, RoundResult
+from wildflower.strategies.trips import plain_round, secure_round
 
 ENTROPY = bytes(range(32))
 STEPS = [0.25, -0.5, 1.0, 0.125, -0.25, 0.75]

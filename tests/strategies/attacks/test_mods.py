@@ -16,7 +16,8 @@ from wildflower.strategies.attacks.byzantine import Attack, poison, scale, sign_
 from wildflower.strategies.attacks.curious import Transcript, reused_masks, unmask
 from wildflower.strategies.attacks.mods import ByzantineMod, listening, tampered
 from wildflower.strategies.errors import RoundAbortedError
-from wildflower.strategies.trips import RoundResult, secure_round
+from wildflower.strategies.round_request import RoundResult
+from wildflower.strategies.trips import secure_round
 
 STEPS = [0.25, -0.5, 1.0, 0.125, -0.25]
 WEIGHTS = [10, 20, 30, 5, 1]
