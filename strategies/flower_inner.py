@@ -47,13 +47,16 @@ COUNTS_REPLIES: Final = {
 FLOWER: Final = "flwr.serverapp.strategy"
 
 
-def check_inner(inner: Strategy, protection: str = "secagg", *, averages: bool = False) -> None:
+def check_inner(inner: Strategy, protection: str = "secagg", *, averages: bool = False) -> str:
     """Refuse a strategy that does more with its replies than the protection can serve.
 
     Args:
         inner: The strategy.
         protection: Name of the protection around it.
         averages: States that it only averages, for a class that is not Flower's.
+
+    Returns:
+        Name of the algorithm's option; "" for a class that is not Flower's.
 
     Raises:
         CombinationError: It looks at single replies, or nobody can tell.
@@ -72,14 +75,16 @@ def check_inner(inner: Strategy, protection: str = "secagg", *, averages: bool =
             " shows it one sum",
             hint="Use central, or distributed, whose noise is made for secure sums.",
         )
-    if name:
-        require(protection, OPTION_OF[name])
+    option = OPTION_OF[name] if name else ""
+    if option:
+        require(protection, option)
     weigher = getattr(inner, "weighted_by_key", wire.WEIGHT)
     if weigher != wire.WEIGHT:
         raise CombinationError(
             f"the strategy weighs by {weigher!r}, the devices by {wire.WEIGHT!r}",
             hint=f"Leave weighted_by_key at {wire.WEIGHT!r} and have the app report that.",
         )
+    return option
 
 
 def _own_steps(inner: Strategy) -> list[str]:

@@ -5,6 +5,7 @@
 
     SecAggPlus      masks that cancel; four trips                    `trips.secure_round`
     SecAggHelper    masks that helpers take off; one trip            `one_shot_round`
+    GroupedSecAgg   secure sums of groups, and a robust rule         `grouped_round`
     HomomorphicAvg  ciphertexts that a key holder opens; one trip    `he_round`
 
 The inner strategy samples nodes, configures rounds and makes the step, as ever; it sees one reply,
@@ -26,13 +27,19 @@ from flwr.serverapp.strategy import Result, Strategy
 from wildflower.strategies.errors import CombinationError
 from wildflower.strategies.flower_grid import Presence, SecureGrid, Terms
 from wildflower.strategies.flower_inner import check_inner
+from wildflower.strategies.grouped_round import grouped_round
 from wildflower.strategies.he_round import KeyHolder, he_round
 from wildflower.strategies.one_shot_round import HelperLink, one_shot_round
-from wildflower.strategies.trips import RoundRequest, RoundResult, secure_round
+from wildflower.strategies.round_request import RoundRequest, RoundResult
+from wildflower.strategies.secagg.grouped import Grouping, Rule
+from wildflower.strategies.trips import secure_round
 
 log = logging.getLogger(__name__)
 
 DEFAULTS: Final = Terms()
+
+RULE_OF: Final = {"fedmedian": Rule.MEDIAN, "trimmed-mean": Rule.TRIMMED_MEAN}
+"""The rule over groups that each robust algorithm stands for."""
 
 
 class Protected(Strategy, ABC):
@@ -68,7 +75,7 @@ class Protected(Strategy, ABC):
         Raises:
             CombinationError: The inner strategy does more than average.
         """
-        check_inner(inner, self.protection, averages=averages)
+        self.algorithm = check_inner(inner, self.protection, averages=averages)
         self.inner, self.terms = inner, terms
         self._ca_pem, self._entropy = ca_pem, entropy
 
@@ -234,6 +241,56 @@ class SecAggHelper(Protected):
             entropy=self._entropy(32),
             ca_pem=self._ca_pem,
             helpers=self._helpers,
+            evaluate_only=evaluate_only,
+        )
+
+
+class GroupedSecAgg(Protected):
+    """Secure aggregation inside of random groups, and a robust rule over the groups' means.
+
+    The server learns the sum of each group. The rule is that of the grouping, whatever step the
+    inner strategy makes of what it finds; around `FedMedian` or `FedTrimmedAvg` it must be theirs.
+    """
+
+    protection = "grouped"
+
+    def __init__(
+        self,
+        inner: Strategy,
+        *,
+        ca_pem: bytes,
+        grouping: Grouping,
+        terms: Terms = DEFAULTS,
+        averages: bool = False,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Wrap a strategy; `grouping` says how many groups, and how their means are compared."""
+        super().__init__(inner, ca_pem=ca_pem, terms=terms, averages=averages, entropy=entropy)
+        if RULE_OF.get(self.algorithm, grouping.rule) is not grouping.rule:
+            raise CombinationError(
+                f"{self.algorithm} over groups whose means are compared by {grouping.rule}",
+                hint=f"Use Grouping(rule=Rule.{RULE_OF[self.algorithm].name}).",
+            )
+        self._grouping = grouping
+
+    def run_round(
+        self,
+        grid: Grid,
+        nodes: Sequence[int],
+        request: RoundRequest,
+        *,
+        is_gone: Callable[[int], bool],
+        evaluate_only: bool,
+    ) -> RoundResult:
+        """Run four trips in every group."""
+        return grouped_round(
+            grid,
+            nodes,
+            request,
+            is_gone=is_gone,
+            entropy=self._entropy(32),
+            ca_pem=self._ca_pem,
+            grouping=self._grouping,
             evaluate_only=evaluate_only,
         )
 

@@ -41,10 +41,10 @@ class Fact(StrEnum):
 
     SINGLE_UPDATES = "the server can look at each device's update"
     SEVERAL_VECTORS = "the server has several vectors to compare"
+    TRUE_SUM = "what comes of a round is the sum of the updates"
     RESIDUES = "updates add up as integers modulo a power of two"
     MEAN = "the step is a function of the mean update"
     FIXED_GAIN = "the size of a step does not depend on earlier rounds' noise"
-    COMPARES = "vectors are compared with each other"
     VECTORS = "an update is one vector of numbers"
     WEIGHTED = "updates count by their weights"
     INDEPENDENT = "each device is drawn by a coin of its own"

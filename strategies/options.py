@@ -30,6 +30,12 @@ _MEAN_FOR_NOISE: Final = Need(
     "its noise is sized for a mean; this rule can move further for one device's update",
     "an averaging algorithm such as fedavg, or local, whose noise is in each update",
 )
+_SUM_FOR_NOISE: Final = Need(
+    Fact.TRUE_SUM,
+    Kind.PROTECTION,
+    "its noise is sized for a sum; a median of group means can move further for one device",
+    "secagg",
+)
 _VECTORS: Final = Need(
     Fact.VECTORS,
     Kind.ALGORITHM,
@@ -63,7 +69,7 @@ _NO_LOSSES: Final = Limit(
     "a loss that leaves the device without noise is outside its guarantee",
     "an algorithm that asks for no loss, such as fedavg",
 )
-_NOISED_SUM: Final = (_MEAN_FOR_NOISE, _VECTORS, _EQUAL)
+_NOISED_SUM: Final = (_MEAN_FOR_NOISE, _SUM_FOR_NOISE, _VECTORS, _EQUAL)
 _NOISING_SERVER: Final = "the server to add the noise, and to show no sum without it"
 _NOISED_LATER: Final = (
     _NO_LOSSES,
@@ -73,16 +79,10 @@ _NOISED_LATER: Final = (
         "secagg with distributed, or local",
         Level.WARNING,
     ),
-    Limit(
-        Exposure.GROUP_SUMS,
-        "the server sees every group's sum before it adds the noise; only others are protected",
-        "secagg",
-        Level.WARNING,
-    ),
 )
 
 _AVERAGING: Final = frozenset({Fact.MEAN, Fact.VECTORS, Fact.WEIGHTED})
-_ROBUST: Final = frozenset({Fact.COMPARES, Fact.VECTORS})
+_ROBUST: Final = frozenset({Fact.VECTORS})
 
 ALGORITHMS: Final = (
     Option(
@@ -141,36 +141,30 @@ _ONE_SUM: Final = frozenset({Exposure.COHORT_SUM})
 PROTECTIONS: Final = (
     Option(
         "plain", Kind.PROTECTION, "Updates travel as they are, inside TLS.",
-        offers=frozenset({Fact.SINGLE_UPDATES, Fact.SEVERAL_VECTORS}),
+        offers=frozenset({Fact.SINGLE_UPDATES, Fact.SEVERAL_VECTORS, Fact.TRUE_SUM}),
         reveals=frozenset({Exposure.EACH_UPDATE, Exposure.COHORT_SUM}),
         trusts="the server, with every update",
     ),
     Option(
         "secagg", Kind.PROTECTION, "Masks that cancel in the sum; four trips.",
-        offers=frozenset({Fact.RESIDUES}), reveals=_ONE_SUM,
+        offers=frozenset({Fact.RESIDUES, Fact.TRUE_SUM}), reveals=_ONE_SUM,
         trusts="that no more than the planned fraction of the devices collude with the server",
     ),
     Option(
         "one-shot", Kind.PROTECTION, "Masks that helpers take off the sum; one trip.",
-        offers=frozenset({Fact.RESIDUES}), reveals=_ONE_SUM,
+        offers=frozenset({Fact.RESIDUES, Fact.TRUE_SUM}), reveals=_ONE_SUM,
         trusts="at least one helper not to collude with the server",
     ),
     Option(
         "grouped", Kind.PROTECTION, "Secure sums of groups, and a robust rule over their means.",
         offers=frozenset({Fact.SEVERAL_VECTORS, Fact.RESIDUES}),
         reveals=frozenset({Exposure.GROUP_SUMS, Exposure.COHORT_SUM}),
-        needs=(
-            Need(
-                Fact.COMPARES, Kind.ALGORITHM,
-                "it shows the sum of every group, and a plain mean makes no use of that",
-                "secagg, which shows less", Level.WARNING,
-            ),
-        ),
         trusts="that no more than the planned fraction of a group collude with the server",
     ),
     Option(
         "he", Kind.PROTECTION, "Sums of ciphertexts that only a key holder can open.",
-        reveals=_ONE_SUM, trusts="the key holder not to collude with the server",
+        offers=frozenset({Fact.TRUE_SUM}), reveals=_ONE_SUM,
+        trusts="the key holder not to collude with the server",
     ),
 )  # fmt: skip
 

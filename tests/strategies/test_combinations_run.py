@@ -15,7 +15,7 @@ import flwr.serverapp.strategy as flower
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg, Strategy
 from tests.he_fakes import HeFleet
 from tests.round_fakes import MODEL, Fleet, FlowerApp
 from tests.secagg_fakes import entropy_of
@@ -28,10 +28,16 @@ from wildflower.strategies.combine import find, judge, sort_of
 from wildflower.strategies.errors import CombinationError
 from wildflower.strategies.flower_grid import Terms
 from wildflower.strategies.flower_inner import OPTION_OF
-from wildflower.strategies.flower_strategy import HomomorphicAvg, SecAggHelper, SecAggPlus
+from wildflower.strategies.flower_strategy import (
+    GroupedSecAgg,
+    HomomorphicAvg,
+    SecAggHelper,
+    SecAggPlus,
+)
 from wildflower.strategies.mod import UpdateMod
 from wildflower.strategies.option import Level, Option
 from wildflower.strategies.options import ALGORITHMS, PROTECTIONS
+from wildflower.strategies.secagg.grouped import Grouping, Rule
 from wildflower.strategies.secagg.one_shot_protection import OneShot
 from wildflower.strategies.secagg.sessions import MemorySessions
 
@@ -130,7 +136,20 @@ def homomorphic(directory: Path) -> Tried:
     )
 
 
-WRAPPERS = {"secagg": secagg, "one-shot": one_shot, "he": homomorphic}
+def grouped(_: Path) -> Tried:
+    """Return three groups of three: nine devices, of which the last two do as the seventh does."""
+    rows = [*apps(), *apps()[-1:], *apps()[-1:]]
+    fleet = Fleet([each.app for each in rows], secagg="required")
+
+    def wrap(strategy: Strategy) -> Strategy:
+        rule = Rule.TRIMMED_MEAN if isinstance(strategy, FedTrimmedAvg) else Rule.MEDIAN
+        grouping = Grouping(3, rule=rule)
+        return GroupedSecAgg(strategy, ca_pem=fleet.ca.pem, grouping=grouping, terms=TERMS)
+
+    return Tried(wrap, fleet.grid)
+
+
+WRAPPERS = {"secagg": secagg, "one-shot": one_shot, "he": homomorphic, "grouped": grouped}
 FIRST_OF_SORT = {
     sort: next(option for option in ALGORITHMS if sort_of(option) == sort)
     for sort in map(sort_of, ALGORITHMS)
@@ -165,9 +184,35 @@ def test_a_pair_trains_to_what_it_promises_or_is_refused(
             tried.wrap(inner(algorithm))
         return
     found = step_of(tried.wrap(inner(algorithm)), tried.grid)
+    assert abs(found) > 0.05
+    if protection.name == "grouped":  # groups are drawn at random: the range is all one can say
+        assert min(STEPS) < found < max(STEPS)
+        return
     # 16-bit residues (he): a quantum of a device is 30/4,680, over a weight of 86
     assert found == pytest.approx(in_plain(algorithm), abs=2e-3)
-    assert abs(found) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rule"),
+    [(FedMedian(), Rule.TRIMMED_MEAN), (FedTrimmedAvg(), Rule.MEDIAN)],
+)
+def test_a_robust_rule_over_groups_must_be_the_groupings(strategy: Strategy, rule: Rule) -> None:
+    with pytest.raises(CombinationError, match="over groups whose means are compared by") as found:
+        GroupedSecAgg(strategy, ca_pem=b"", grouping=Grouping(3, rule=rule))
+    assert "Use Grouping(rule=Rule." in found.value.hint
+
+
+def test_groups_outvote_a_liar_that_moves_a_secure_mean() -> None:
+    rows = [*(FlowerApp(0.25 + 0.01 * index, 10) for index in range(8)), FlowerApp(-1.0, 10)]
+    fleets = [Fleet([each.app for each in rows], secagg="required") for _ in range(2)]
+    inner = FedAvg(fraction_evaluate=0.0)
+    mean = SecAggPlus(inner, ca_pem=fleets[0].ca.pem, terms=TERMS)
+    median = GroupedSecAgg(inner, ca_pem=fleets[1].ca.pem, terms=TERMS, grouping=Grouping(3))
+    moved = sum(each.step for each in rows) / 9
+    assert step_of(mean, fleets[0].grid) == pytest.approx(moved, abs=1e-4)
+    assert moved < 0.15
+    # the mean of a group without the liar
+    assert 0.25 < step_of(median, fleets[1].grid) < 0.32
 
 
 PLAIN = [

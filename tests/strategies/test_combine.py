@@ -78,6 +78,8 @@ LIES = [
     ("grouped", "distributed"),
     ("he", "distributed"),
     ("central", "krum"),
+    ("central", "grouped"),
+    ("ftrl", "grouped"),
     ("central-adaptive", "fedmedian"),
     ("ftrl", "trimmed-mean"),
     ("local", "q-fedavg"),
@@ -87,8 +89,6 @@ LIES = [
 ]
 HALF_TRUTHS = [
     ("plain", "central"),
-    ("grouped", "central"),
-    ("grouped", "fedavg"),
     ("central", "fixed"),
     ("central", "all"),
     ("ftrl", "fixed"),
@@ -103,6 +103,8 @@ SOUND = [
     ("plain", "krum"),
     ("grouped", "fedmedian"),
     ("grouped", "trimmed-mean"),
+    ("grouped", "fedadam"),
+    ("grouped", "local", "equal"),
     ("secagg", "distributed", "fedadam", "poisson", "equal"),
     ("one-shot", "distributed", "poisson", "equal"),
     ("secagg", "central", "fedavg", "poisson", "equal"),

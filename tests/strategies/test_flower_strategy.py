@@ -20,7 +20,7 @@ from wildflower.strategies.errors import CombinationError
 from wildflower.strategies.flower_grid import LOOK_S, Presence, SecureGrid, Terms
 from wildflower.strategies.flower_inner import COUNTS_REPLIES, OPTION_OF, check_inner
 from wildflower.strategies.flower_strategy import SecAggPlus
-from wildflower.strategies.trips import RoundResult
+from wildflower.strategies.round_request import RoundResult
 
 STEPS = [0.25, -0.5, 1.0, 0.125, -0.25]
 WEIGHTS = [10, 20, 30, 5, 1]
