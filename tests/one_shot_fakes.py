@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from tests.secagg_fakes import NOW, Device, entropy_of, fleet, make_update
+from tests.secagg_fakes import NOW, entropy_of, fleet, make_update
 
 from wildflower.simulation.helpers import SimulatedHelper
 from wildflower.strategies.fixed_point import Encoding, Residues
+from wildflower.strategies.one_shot_round import HelperLink
 from wildflower.strategies.secagg import one_shot
 from wildflower.strategies.secagg.helper import Helper, MemoryClaims
+from wildflower.strategies.secagg.keys import Identity
 from wildflower.strategies.secagg.one_shot_messages import (
     OneShotAnswer,
     OneShotParams,
@@ -28,7 +30,7 @@ def make_helpers(count: int, *, min_cohort: int = 3) -> tuple[Helper, ...]:
 
 
 def make_one_shot_params(
-    helpers: Sequence[Helper],
+    helpers: Iterable[Helper | HelperLink],
     clients: int = 8,
     *,
     size: int = 5,
@@ -46,13 +48,14 @@ class OneShotPlay:
     """A session of the test fleet's devices; what is sent is turned into its flat form and back."""
 
     params: OneShotParams
-    helpers: Sequence[Helper]
+    helpers: Sequence[Helper] = ()
     smallest: int = 3
+    devices: Sequence[Identity] = field(default_factory=lambda: fleet()[1])
     updates: dict[str, Residues] = field(default_factory=dict)
     answers: dict[str, OneShotAnswer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for number, device in enumerate(fleet()[1][: self.params.encoding.clients]):
+        for number, device in enumerate(self.devices[: self.params.encoding.clients]):
             self.updates[device.device_id] = self.encoded(number)
             self.answers[device.device_id] = self.answer(device)
 
@@ -60,7 +63,7 @@ class OneShotPlay:
         update = make_update(number, self.params.encoding.size)
         return self.params.encoding.encode(update, entropy_of("rounding", number))
 
-    def answer(self, device: Device, *parts: object) -> OneShotAnswer:
+    def answer(self, device: Identity, *parts: object) -> OneShotAnswer:
         """Return a device's answer; `parts` tell one of several apart."""
         made = one_shot.make_answer(
             self.params,
