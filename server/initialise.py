@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from wildflower.ota import canonical
+from wildflower.ota.release.audit import FILE as TRAIL
+from wildflower.ota.release.audit import Trail, audited
 from wildflower.ota.release.keys import APPROVED, generate_roles, key_files
 from wildflower.ota.release.repository import Repository
 from wildflower.server.ca import Authority, write_secret
@@ -194,7 +196,8 @@ def _make_superlink(place: Path, now: datetime) -> None:
 def _make_repository(place: Path, profile: str, now: datetime) -> str:
     """Make the keys of every role and the first metadata; return the first root's digest."""
     online = place / "keys"
-    root = Repository(place / "tuf").create(generate_roles(online, place / "signer/key.pem"), now)
+    made = generate_roles(online, place / "signer/key.pem")
+    root = Repository(place / "tuf").create(audited(made, Trail(online / TRAIL), lambda: now), now)
     if profile != "demo":
         (online / "offline").mkdir(mode=0o700)
         for role, files in key_files(online, place / "signer/key.pem").items():

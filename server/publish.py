@@ -6,7 +6,7 @@ before it writes a byte.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from typing import Final
 from wildflower.ota.errors import RefusedError
 from wildflower.ota.release import signing
 from wildflower.ota.release.audit import FILE as TRAIL
-from wildflower.ota.release.audit import AuditedSigner, Trail
+from wildflower.ota.release.audit import Trail, audited
 from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT, RoleKeys, load_keys
 from wildflower.ota.release.manifest import Release, target_path
 from wildflower.ota.release.repository import Changes, Lifetimes, Repository
@@ -42,18 +42,10 @@ class Publisher:
         _ = self._keys  # what cannot be used is told now, not at the first release
 
     @property
-    def _keys(self) -> dict[str, RoleKeys]:
+    def _keys(self) -> Mapping[str, RoleKeys]:
         """The online keys, read anew: `wildflower keys publish` may have replaced one."""
-        trail = Trail(self._keys_at / TRAIL)
-        return {
-            role: RoleKeys(
-                tuple(
-                    AuditedSigner(signer, trail, self._now)
-                    for signer in load_keys([self._keys_at / f"{role}.pem"])
-                )
-            )
-            for role in ONLINE
-        }
+        keys = {role: RoleKeys(load_keys([self._keys_at / f"{role}.pem"])) for role in ONLINE}
+        return audited(keys, Trail(self._keys_at / TRAIL), self._now)
 
     def current(self, role: str) -> bytes:
         """Return a role's metadata as it is published.

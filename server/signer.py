@@ -27,6 +27,8 @@ from wildflower.logs import LogFormat, configure_logging
 from wildflower.ota.build.gates import GateReport
 from wildflower.ota.errors import OtaError
 from wildflower.ota.release import signing
+from wildflower.ota.release.audit import FILE as TRAIL
+from wildflower.ota.release.audit import AuditedSigner, Trail
 from wildflower.ota.release.keys import load_key
 from wildflower.ota.release.manifest import Release, target_path
 from wildflower.ota.release.provenance import RoundRecord
@@ -111,7 +113,8 @@ def serve(directory: Path, stopping: threading.Event) -> None:
         StartError: A signer already runs in the directory.
         SigningError: The key cannot be loaded.
     """
-    signer = load_key(directory / KEY)
+    trail = Trail(directory / TRAIL)
+    signer = AuditedSigner(load_key(directory / KEY), trail, lambda: datetime.now(UTC))
     with _alone(directory), _listening(directory / SOCKET) as listener:
         log.info("release signer ready", extra={"key": signer.public_key.keyid})
         while not stopping.is_set():

@@ -16,7 +16,7 @@ prevented; no signature is missing from it.
 import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, SigningError
 from wildflower.ota.release.files import sync_directory
+from wildflower.ota.release.keys import RoleKeys
 
 KIND: Final = "wildflower.signature"
 FILE: Final = "audit.jsonl"
@@ -199,6 +200,18 @@ class AuditedSigner(Signer):
     ) -> Signer:
         """Refuse: a signer that writes down what it signs is made around another."""
         raise NotImplementedError("make the inner signer from the URI")
+
+
+def audited(
+    keys: Mapping[str, RoleKeys], trail: Trail, now: Callable[[], datetime]
+) -> Mapping[str, RoleKeys]:
+    """Return the keys of roles with signers that write down what they sign."""
+    return {
+        role: RoleKeys(
+            tuple(AuditedSigner(signer, trail, now) for signer in found.signers), found.threshold
+        )
+        for role, found in keys.items()
+    }
 
 
 def _next(last: bytes, key: str, payload: bytes, at: datetime) -> Record:

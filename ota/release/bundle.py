@@ -1,8 +1,8 @@
 """What travels to a machine with keys and back: one file, readable, that needs no network.
 
-    bundle = Bundle.propose(authority, {"root": unsigned})      # online: what shall be signed
-    bundle = bundle.signed_by(signers)                          # offline, once per machine
-    bundle.missing()                                            # nothing: it can be published
+    bundle = propose(authority, current, change, now)      # online: what shall be signed
+    bundle, made = bundle.signed_by(signers)               # offline, once per machine
+    bundle.missing()                                       # nothing: it can be published
 
 A bundle holds what is in force (root and targets), what is proposed (metadata by role) and the
 targets that the proposals name. Nobody has to trust it: a machine with keys works out itself what
@@ -14,6 +14,7 @@ a device would.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final, Self
 
 from securesystemslib.signer import Signer
@@ -22,8 +23,19 @@ from tuf.api.metadata import Metadata
 
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, SigningError
-from wildflower.ota.release.ceremony import TOP, Authority, Owed, owed, read_root
-from wildflower.ota.release.keys import ROLES
+from wildflower.ota.release.ceremony import (
+    TOP,
+    Authority,
+    Change,
+    Owed,
+    RoleView,
+    change_keys,
+    next_unsigned,
+    owed,
+    read_root,
+)
+from wildflower.ota.release.keys import ROLES, ROLLOUT
+from wildflower.ota.release.repository import Lifetimes
 from wildflower.ota.release.signing import read_targets
 
 KIND: Final = "wildflower.signing-bundle"
@@ -38,11 +50,21 @@ class Bundle:
         authority: Root and targets in force when it was made.
         proposals: New metadata by role; the roles are of `keys.ROLES`.
         targets: Contents that the proposals name, by target path.
+        current: Metadata in force of the delegated roles that are proposed anew.
     """
 
     authority: Authority
     proposals: Mapping[str, bytes]
     targets: Mapping[str, bytes] = field(default_factory=dict)
+    current: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def after(self) -> Authority:
+        """Root and targets that will be in force when it is published."""
+        return Authority(
+            self.proposals.get("root", self.authority.root),
+            self.proposals.get("targets", self.authority.targets),
+        )
 
     def owed(self) -> tuple[Owed, ...]:
         """Return what signatures the proposals have and need.
@@ -60,6 +82,21 @@ class Bundle:
     def wanted(self) -> frozenset[str]:
         """Return the ids of the keys whose signatures are welcome."""
         return frozenset(key for one in self.owed() for key in one.unsigned)
+
+    def says(self) -> tuple[str, ...]:
+        """Return what whoever signs answers for: every key and target that changes, by line."""
+        before, after = self.authority.roles(), {role.name: role for role in self.after.roles()}
+        lines: list[str] = []
+        for role, data in self.proposals.items():
+            new = _read(role, data).signed
+            lines.append(f"{role} {new.version}, good until {new.expires:%Y-%m-%d}")
+            if role in ("root", "targets"):
+                judged = [one for one in before if (one.name in TOP) is (role == "root")]
+                lines += [line for one in judged for line in _differences(one, after[one.name])]
+            if role != "root":
+                old = self.authority.targets if role == "targets" else self.current.get(role)
+                lines += _target_lines(old, data)
+        return tuple(lines)
 
     def signed_by(self, signers: Sequence[Signer]) -> tuple[Self, tuple[tuple[str, str], ...]]:
         """Return the bundle with every signature that these signers owe, and (role, key) of each.
@@ -91,6 +128,7 @@ class Bundle:
                 "targets": self.authority.targets.decode(),
                 "proposals": {role: data.decode() for role, data in self.proposals.items()},
                 "contents": {path: data.decode() for path, data in self.targets.items()},
+                "current": {role: data.decode() for role, data in self.current.items()},
             }
         )
 
@@ -102,13 +140,14 @@ class Bundle:
             FormatError: Not a bundle, or a part of it is not what it should be.
         """
         document = canonical.from_bytes(data, kind=KIND, limit=MAX_BUNDLE)
-        names = {"kind", "format", "root", "targets", "proposals", "contents"}
+        names = {"kind", "format", "root", "targets", "proposals", "contents", "current"}
         if set(document) != names:
             raise FormatError(f"signing bundle: expected {sorted(names)}, found {sorted(document)}")
         bundle = cls(
             Authority(_text(document["root"]), _text(document["targets"])),
             {role: _text(text) for role, text in _object(document["proposals"]).items()},
             {path: _text(text) for path, text in _object(document["contents"]).items()},
+            {role: _text(text) for role, text in _object(document["current"]).items()},
         )
         read_root(bundle.authority.root)
         read_targets(bundle.authority.targets)
@@ -116,7 +155,66 @@ class Bundle:
             if role not in ROLES or (role in TOP and role not in ("root", "targets")):
                 raise FormatError(f"signing bundle: a proposal for {role!r}")
             _read(role, metadata)
+        for metadata in bundle.current.values():
+            read_targets(metadata)
         return bundle
+
+
+def propose(
+    authority: Authority,
+    current: Mapping[str, bytes],
+    change: Change,
+    now: datetime,
+    lifetimes: Lifetimes | None = None,
+) -> Bundle:
+    """Return the bundle that a change of keys takes, with nothing signed.
+
+    Metadata of the role that its own keys would no longer vouch for is part of it: else devices
+    would refuse the whole role from then on.
+
+    Args:
+        authority: What holds now.
+        current: Metadata of every delegated role, by role.
+        change: What shall be different.
+        now: From when the new metadata is good.
+        lifetimes: For how long it is.
+
+    Raises:
+        FormatError: Metadata cannot be read.
+        SigningError: See `ceremony.change_keys`.
+    """
+    good = lifetimes or Lifetimes()
+    changed = "root" if change.role in TOP else "targets"
+    _, data = change_keys(
+        authority, change, expires=now + (good.root if changed == "root" else good.targets)
+    )
+    proposals = {changed: data}
+    metadata = {**current, "targets": authority.targets}.get(change.role)
+    if metadata is not None:  # root judges itself; snapshot and timestamp are signed all the time
+        [judged] = owed(authority, {**proposals, change.role: metadata})[-1:]
+        if judged.missing:
+            lifetime = good.rollout if change.role == ROLLOUT else good.models
+            proposals[change.role] = next_unsigned(read_targets(metadata), now + lifetime)
+    return Bundle(authority, proposals, current={r: current[r] for r in proposals if r in current})
+
+
+def _differences(old: RoleView, new: RoleView) -> list[str]:
+    lines = [f"  {old.name}: + key {key[:12]}" for key in new.keys if key not in old.keys]
+    lines += [f"  {old.name}: - key {key[:12]}" for key in old.keys if key not in new.keys]
+    if old.threshold != new.threshold:
+        lines.append(f"  {old.name}: threshold {old.threshold} -> {new.threshold}")
+    return lines
+
+
+def _target_lines(old: bytes | None, new: bytes) -> list[str]:
+    was = read_targets(old).signed.targets if old else {}
+    now = read_targets(new).signed.targets
+    lines = [
+        f"  {'~' if path in was else '+'} {path} {one.hashes.get('sha256', '')[:12]}"
+        for path, one in now.items()
+        if was.get(path) != one
+    ]
+    return lines + [f"  - {path}" for path in was if path not in now]
 
 
 def _due(owing: Sequence[Owed], signers: Sequence[Signer]) -> list[tuple[str, Signer]]:

@@ -1,6 +1,6 @@
 """Who may sign what, and how that changes: edits of root and delegations as pure functions.
 
-    rotated = change_keys(authority, "root", add=[new], remove=[old.keyid], expires=...)
+    role, metadata = change_keys(authority, Change("root", (new,), (old.keyid,)), expires=...)
 
 An edit is unsigned: it goes to the machines that hold the keys in a `bundle`. A new root needs the
 threshold of the root before it and its own (TUF specification 1.0.34, sections 5.3.4 and 6.1); new
@@ -8,7 +8,7 @@ delegations need the threshold of `targets`. No key serves two roles, and no edi
 fewer keys than its threshold: what nobody could sign any more would lock every device out.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -114,23 +114,29 @@ def read_root(metadata: bytes) -> Metadata[Root]:
     return parsed
 
 
-def change_keys(
-    authority: Authority,
-    role: str,
-    *,
-    add: Collection[Key] = (),
-    remove: Collection[str] = (),
-    threshold: int | None = None,
-    expires: datetime,
-) -> tuple[str, bytes]:
-    """Return whose metadata changes, "root" or "targets", and its next version, unsigned.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What shall be different in who signs for a role.
 
-    Args:
-        authority: What holds now.
+    Attributes:
         role: Whose keys change.
         add: Public keys that may sign from then on.
         remove: Ids of keys that may no longer.
         threshold: Signatures demanded from then on; None leaves it as it is.
+    """
+
+    role: str
+    add: tuple[Key, ...] = ()
+    remove: tuple[str, ...] = ()
+    threshold: int | None = None
+
+
+def change_keys(authority: Authority, change: Change, *, expires: datetime) -> tuple[str, bytes]:
+    """Return whose metadata changes, "root" or "targets", and its next version, unsigned.
+
+    Args:
+        authority: What holds now.
+        change: What shall be different.
         expires: When the new version expires.
 
     Raises:
@@ -138,22 +144,23 @@ def change_keys(
         SigningError: There is no such role or key, a key serves another role already, or the role
             would have fewer keys than its threshold.
     """
+    role = change.role
     known = {one.name: one for one in authority.roles()}
     if role not in known:
         raise SigningError(f"no role {role!r}", hint=f"Known: {', '.join(known)}.")
-    if not (add or remove or threshold):
+    if not (change.add or change.remove or change.threshold):
         raise SigningError(f"nothing to change in {role}", hint="Name keys or a threshold.")
-    _check_keys(authority, known[role], add, remove)
+    _check_keys(authority, known[role], change)
     metadata: Metadata[Root] | Metadata[Targets] = (
         read_root(authority.root) if role in TOP else read_targets(authority.targets)
     )
     signed = metadata.signed
-    for keyid in remove:
+    for keyid in change.remove:
         signed.revoke_key(keyid, role)
-    for key in add:
+    for key in change.add:
         signed.add_key(key, role)
     changed = signed.get_delegated_role(role)
-    changed.threshold = changed.threshold if threshold is None else threshold
+    changed.threshold = changed.threshold if change.threshold is None else change.threshold
     if not 1 <= changed.threshold <= len(changed.keyids):
         raise SigningError(
             f"{role} would have {len(changed.keyids)} keys and a threshold of {changed.threshold}",
@@ -217,18 +224,16 @@ def _owed(role: str, judge: Metadata[Root] | Metadata[Targets], metadata: Metada
     return Owed(role, name, result.threshold, tuple(result.signed), tuple(result.unsigned))
 
 
-def _check_keys(
-    authority: Authority, role: RoleView, add: Collection[Key], remove: Collection[str]
-) -> None:
-    for keyid in remove:
+def _check_keys(authority: Authority, role: RoleView, change: Change) -> None:
+    for keyid in change.remove:
         if keyid not in role.keys:
             raise SigningError(
                 f"key {keyid[:12]} does not sign for {role.name}",
-                hint=f"It has {', '.join(one[:12] for one in role.keys)}.",
+                hint=f"Its keys are {', '.join(one[:12] for one in role.keys)}.",
             )
-    for key in add:
+    for key in change.add:
         if holders := authority.holders(key.keyid):
             raise SigningError(
                 f"key {key.keyid[:12]} signs for {', '.join(holders)} already",
-                hint="No key serves two roles or twice; make another.",
+                hint="No key serves two roles, or one twice; make another.",
             )

@@ -2,8 +2,15 @@
 
 The keys stay where they are: the role's metadata comes from the server, is edited and signed here,
 and goes back. The server checks what it gets as a device would and cannot change a byte of it.
+
+Where the keys' machine has no network, a bundle travels in place of the metadata:
+
+    wildflower sign --release latest --prepare b.json --dir server      # online
+    wildflower sign --bundle b.json --keys vault                        # offline, once per machine
+    wildflower sign --submit b.json --dir server                        # online
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,16 +20,27 @@ import typer
 from securesystemslib.signer import Signer
 
 from wildflower.ota.errors import FormatError, SigningError
+from wildflower.ota.release.audit import FILE as TRAIL
+from wildflower.ota.release.audit import AuditedSigner, Trail
+from wildflower.ota.release.bundle import Bundle
+from wildflower.ota.release.ceremony import Authority
+from wildflower.ota.release.keyring import find_signers
 from wildflower.ota.release.keys import APPROVED, load_key
 from wildflower.ota.release.manifest import Release, target_path
 from wildflower.ota.release.signing import add_release, next_order
 from wildflower.server.api.views import ReleaseView
+from wildflower.server.cli.keys import (
+    PASSPHRASE_VARIABLE,
+    PIN_VARIABLE,
+    bundle_missing,
+    read_bundle,
+    write_bundle,
+)
 from wildflower.server.cli.remote import Remote, ServerDirectory, ServerUrl, Token, find_remote
 
 app = typer.Typer(help="Sign a release with offline keys.")
 
 ROLE: Final = "approved"
-PASSPHRASE_VARIABLE: Final = "WILDFLOWER_KEY_PASSPHRASE"  # noqa: S105  the variable's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,25 @@ class SignResult:
     order: int
     path: str
     signatures: int
+
+
+@dataclass(frozen=True, slots=True)
+class BundlePrepared:
+    """A release that waits for signatures."""
+
+    bundle: str
+    says: list[str]
+    missing: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSigned:
+    """A bundle with signatures more; what it says is what was signed."""
+
+    bundle: str
+    says: list[str]
+    signed: list[str]
+    missing: list[str]
 
 
 @app.command("sign", epilog="Example: wildflower sign manifest.json --keys keys --files slot")
@@ -52,27 +89,43 @@ def sign(  # noqa: PLR0913  each is an option
         Path | None,
         typer.Option(help="Directory with the manifest's files, brought to the server if missing."),
     ] = None,
+    prepare: Annotated[
+        Path | None, typer.Option(help="Write a bundle for offline machines; sign nothing.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Sign a bundle with --keys; needs no server.")
+    ] = None,
+    submit: Annotated[
+        Path | None, typer.Option(help="Publish the release of a bundle that is signed.")
+    ] = None,
     days: Annotated[int, typer.Option(min=1, help="How long the signatures are good.")] = 365,
+    pin: Annotated[str, typer.Option(envvar=PIN_VARIABLE, help="Of a PKCS #11 token.")] = "",
     passphrase: Annotated[
         str, typer.Option(envvar=PASSPHRASE_VARIABLE, help="Of the keys, if they have one.")
     ] = "",
     server: ServerUrl = "",
     token: Token = "",
     directory: ServerDirectory = None,
-) -> SignResult:
+) -> SignResult | BundlePrepared | BundleSigned:
     """Sign a release with the `approved` keys and publish it.
 
     The release gets the next order of its target group. Gates and the release signer have no say:
-    this is what people answer for.
+    this is what people answer for. A bundle (--bundle) may also hold a change of keys.
     """
+    if bundle is not None:
+        return sign_bundle(bundle, keys, {"passphrase": passphrase, "pin": pin})
     remote = find_remote(server, token, directory)
+    if submit is not None:
+        return submit_bundle(remote, submit)
+    expires = datetime.now(UTC) + timedelta(days=days)
+    if prepare is not None:
+        wanted = _read_manifest(remote, manifest, release)
+        return prepare_bundle(remote, wanted, prepare, expires=expires)
     signers = load_signers(keys, passphrase.encode() or None)
     wanted = _read_manifest(remote, manifest, release)
     if files is not None:
         bring_files(remote, wanted, files)
-    signed, view = sign_release(
-        remote, wanted, signers, expires=datetime.now(UTC) + timedelta(days=days)
-    )
+    signed, view = sign_release(remote, wanted, signers, expires=expires)
     return SignResult(view.digest, signed.target_group, signed.order, view.path, len(signers))
 
 
@@ -87,7 +140,75 @@ def load_signers(directory: Path, passphrase: bytes | None = None) -> list[Signe
         raise SigningError(
             f"no {ROLE}-*.pem in {directory}", hint="Name the keys' directory with --keys."
         )
-    return [load_key(path, passphrase=passphrase) for path in paths]
+    trail = Trail(directory / TRAIL)
+    return [AuditedSigner(load_key(path, passphrase=passphrase), trail, _now) for path in paths]
+
+
+def sign_bundle(path: Path, keys: Path, secrets: Mapping[str, str]) -> BundleSigned:
+    """Sign a bundle, in its place, with every key of a directory that owes it a signature.
+
+    Raises:
+        FormatError: It is no bundle.
+        SigningError: No key here owes it one, or a key cannot be used.
+    """
+    found = read_bundle(path)
+    trail = Trail(keys / TRAIL)
+    signers = [
+        AuditedSigner(signer, trail, _now)
+        for signer in find_signers(keys, found.wanted(), lambda name: secrets.get(name, ""))
+    ]
+    if not signers:
+        raise SigningError(
+            f"no key in {keys} owes this bundle a signature",
+            hint="; ".join(bundle_missing(found)) or "It has all it needs.",
+        )
+    signed, made = found.signed_by(signers)
+    write_bundle(path, signed)
+    told = [f"{role} by {key[:12]}" for role, key in made]
+    return BundleSigned(str(path), list(signed.says()), told, bundle_missing(signed))
+
+
+def prepare_bundle(
+    remote: Remote, release: Release, path: Path, *, expires: datetime
+) -> BundlePrepared:
+    """Write a bundle in which a release waits for the signatures of the `approved` keys.
+
+    Raises:
+        SigningError: The metadata cannot be edited, or the bundle not written.
+        RemoteError: The server refuses.
+    """
+    metadata = remote.repository(APPROVED)
+    ordered = _in_order(remote, release, metadata)
+    target = target_path(ROLE, ordered.target_group, ordered.order)
+    edited = add_release(metadata, target, ordered.to_bytes(), [], expires=expires)
+    made = Bundle(
+        Authority(remote.repository("root"), remote.repository("targets")),
+        {APPROVED: edited},
+        {target: ordered.to_bytes()},
+        {APPROVED: metadata},
+    )
+    write_bundle(path, made)
+    return BundlePrepared(str(path), list(made.says()), bundle_missing(made))
+
+
+def submit_bundle(remote: Remote, path: Path) -> SignResult:
+    """Publish the one release of a bundle.
+
+    Raises:
+        FormatError: It is no bundle, or holds no release.
+        RemoteError: The server refuses, as a device would.
+    """
+    found = read_bundle(path)
+    metadata = found.proposals.get(APPROVED, b"")
+    if not metadata or len(found.targets) != 1:
+        raise FormatError(
+            f"{path} holds no release", hint="A change of keys is for: wildflower keys publish"
+        )
+    [(target, manifest)] = found.targets.items()
+    release = Release.from_bytes(manifest)
+    view = remote.submit_release(manifest, metadata)
+    [owing] = found.owed()
+    return SignResult(view.digest, release.target_group, release.order, target, len(owing.signed))
 
 
 def bring_files(remote: Remote, release: Release, directory: Path) -> None:
@@ -129,12 +250,21 @@ def sign_release(
         RemoteError: The server refuses, as a device would.
     """
     metadata = remote.repository(APPROVED)
-    used = [one.order for one in remote.releases() if one.target_group == release.target_group]
-    lowest = max([next_order(metadata, release.target_group), *(order + 1 for order in used)])
-    signed = replace(release, order=max(release.order, lowest))
+    signed = _in_order(remote, release, metadata)
     path = target_path(ROLE, signed.target_group, signed.order)
     edited = add_release(metadata, path, signed.to_bytes(), signers, expires=expires)
     return signed, remote.submit_release(signed.to_bytes(), edited)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _in_order(remote: Remote, release: Release, metadata: bytes) -> Release:
+    """Return the release in its order where that is free, in the next one where it is not."""
+    used = [one.order for one in remote.releases() if one.target_group == release.target_group]
+    lowest = max([next_order(metadata, release.target_group), *(order + 1 for order in used)])
+    return replace(release, order=max(release.order, lowest))
 
 
 def _read_manifest(remote: Remote, path: Path | None, release: str) -> Release:

@@ -76,6 +76,7 @@ ENTRIES: Final[dict[str, Entry]] = {
         "Build a model's artifacts for the device classes.", ("wildflower.server.cli.build:app",)
     ),
     "gate": Entry("Show what an artifact's gates measured.", ("wildflower.server.cli.gate:app",)),
+    "keys": Entry("Make, rotate and revoke signing keys.", ("wildflower.server.cli.keys:app",)),
     "sign": Entry("Sign a release with offline keys.", ("wildflower.server.cli.sign:app",)),
     "rollout": Entry(
         "Bring a release to devices, in stages.", ("wildflower.server.cli.rollout:app",)
