@@ -211,8 +211,6 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if log_ratio(middle) > 0 else (low, middle)
-        if middle in {low, high} and low + (high - low) / 2 in {low, high}:
-            break
     return high
 
 

@@ -45,7 +45,7 @@ from wildflower.strategies.dp.contribution import (
 )
 from wildflower.strategies.dp.events import EVERYONE, Sampling, Skellam
 from wildflower.strategies.dp.hadamard import rotate, unrotate, window
-from wildflower.strategies.dp.noise import Keystream, derive
+from wildflower.strategies.dp.noise import Words, derive
 from wildflower.strategies.dp.rounding import log2_overflow, rounded, rounded_norm
 from wildflower.strategies.dp.skellam import LARGEST, SMALLEST, skellam
 from wildflower.strategies.errors import CapacityError, ProtocolError, UpdateRefusedError
@@ -254,7 +254,7 @@ class SkellamEncoding:
             ValueError: Fewer than 32 bytes of entropy.
         """
         integers = self.integers(update, entropy)
-        stream = Keystream(derive(entropy, b"skellam"))
+        stream = Words(derive(entropy, b"skellam"))
         integers += skellam(self.client_variance).draw(stream, self.length)
         return integers.astype(self.dtype)
 
@@ -275,7 +275,7 @@ class SkellamEncoding:
         joint = self.contribution.join(update)
         rotate(joint, self._rotation_key)
         joint *= self.scale
-        return rounded(joint, self.l2, Keystream(derive(entropy, b"rounding")))
+        return rounded(joint, self.l2, Words(derive(entropy, b"rounding")))
 
     def decode(self, total: Residues, clients: int) -> Sum:
         """Return what the residues of `clients` updates add up to, with their noise.

@@ -20,12 +20,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from wildflower.strategies.keystream import CHUNK as STREAM_CHUNK
+from wildflower.strategies.keystream import Keystream, scratch
 
 KEY: Final = 32  # bytes
 GRID: Final = 2.0**-28
 """Grid step of a release over its sensitivity: 2^28 elements add 0.006 % to the sensitivity."""
+_BLOCK: Final = 16  # bytes that the cipher makes at once; the rest of a last one is dropped
 CHUNK: Final = 1 << 15  # elements; the few float64 buffers of a chunk stay in a core's cache
 
 
@@ -40,25 +43,30 @@ def derive(entropy: bytes, purpose: bytes) -> bytes:
     return HKDF(hashes.SHA256(), KEY, None, b"wildflower/dp/1/" + purpose).derive(entropy)
 
 
-class Keystream:
-    """Pseudo-random words; what was drawn once is never drawn again."""
+class Words:
+    """Pseudo-random words of one key; what was taken once is never given again."""
 
     def __init__(self, key: bytes) -> None:
-        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+        self._stream, self._buffer = Keystream(key), scratch()
 
-    def words(self, count: int, dtype: str = "<u8") -> npt.NDArray[Any]:
+    def take(self, count: int, dtype: str = "<u8") -> npt.NDArray[Any]:
         """Return the next `count` words of an unsigned little-endian type, shape (count,)."""
-        octets = bytes(np.dtype(dtype).itemsize * count)
-        return np.frombuffer(self._encryptor.update(octets), dtype)
+        size = count * np.dtype(dtype).itemsize
+        octets = np.empty(-(-size // _BLOCK) * _BLOCK, np.uint8)
+        for start in range(0, octets.size, STREAM_CHUNK):
+            part = octets[start : start + STREAM_CHUNK]
+            self._stream.fill(self._buffer, part.size)
+            part[:] = self._buffer[: part.size]
+        return octets[:size].view(dtype)
 
 
-def gaussians(stream: Keystream, count: int) -> npt.NDArray[np.float64]:
+def gaussians(stream: Words, count: int) -> npt.NDArray[np.float64]:
     """Return standard Gaussians, shape (count,)."""
     found = np.empty(count + count % 2, np.float64)
     for start in range(0, found.size, CHUNK):
         part = found[start : start + CHUNK]
         half = part.size // 2
-        uniform = ((stream.words(part.size) >> np.uint64(11)) + 1) * 2.0**-53
+        uniform = ((stream.take(part.size) >> np.uint64(11)) + 1) * 2.0**-53
         radius = np.sqrt(-2.0 * np.log(uniform[:half]))
         angle = 2.0 * math.pi * uniform[half:]
         part[:half], part[half:] = radius * np.cos(angle), radius * np.sin(angle)
@@ -67,7 +75,7 @@ def gaussians(stream: Keystream, count: int) -> npt.NDArray[np.float64]:
 
 def signs(key: bytes, count: int) -> npt.NDArray[np.float64]:
     """Return the signs that a key stands for, each -1 or 1, shape (count,); no secret."""
-    octets = Keystream(key).words(-(-count // 8), "u1")
+    octets = Words(key).take(-(-count // 8), "u1")
     return np.unpackbits(octets, count=count).astype(np.float64) * 2.0 - 1.0
 
 
@@ -115,6 +123,6 @@ def on_grid(
     """
     step = grid_of(sensitivity)
     deviation = noise_multiplier * (sensitivity + math.sqrt(count) * step)
-    found = gaussians(Keystream(key), count)
+    found = gaussians(Words(key), count)
     found *= deviation / step
     return np.rint(found, out=found)

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from wildflower.strategies.dp.noise import Keystream
+from wildflower.strategies.dp.noise import Words
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -37,7 +37,7 @@ def rounded_norm(reach: float, size: int) -> float:
     return min(shifted, math.sqrt(expected))
 
 
-def rounded(vector: Floats, largest: float, stream: Keystream) -> Integers:
+def rounded(vector: Floats, largest: float, stream: Words) -> Integers:
     """Return the vector in integers, each the one below or above, unbiased but for `largest`.
 
     Args:
@@ -52,7 +52,7 @@ def rounded(vector: Floats, largest: float, stream: Keystream) -> Integers:
         found = np.empty(vector.size, np.int64)
         for start in range(0, vector.size, CHUNK):
             part = vector[start : start + CHUNK]
-            draws = stream.words(part.size, "<u4") * 2.0**-32
+            draws = stream.take(part.size, "<u4") * 2.0**-32
             found[start : start + part.size] = np.floor(part + draws)
         if _norm(found) <= largest:
             return found

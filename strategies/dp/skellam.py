@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wildflower.strategies.dp import limits
-from wildflower.strategies.dp.noise import Keystream
+from wildflower.strategies.dp.noise import Words
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -48,14 +48,14 @@ class Skellam:
     threshold: npt.NDArray[np.uint64] = field(repr=False)
     other: Integers = field(repr=False)
 
-    def draw(self, stream: Keystream, count: int) -> Integers:
+    def draw(self, stream: Words, count: int) -> Integers:
         """Return the next `count` variables, shape (count,)."""
         found = np.empty(count, np.int64)
         mask = np.uint32(self.threshold.size - 1)
         for start in range(0, count, CHUNK):
             part = found[start : start + CHUNK]
-            column = (stream.words(part.size, "<u4") & mask).astype(np.int64)
-            is_own = stream.words(part.size) < self.threshold[column]
+            column = (stream.take(part.size, "<u4") & mask).astype(np.int64)
+            is_own = stream.take(part.size) < self.threshold[column]
             np.subtract(np.where(is_own, column, self.other[column]), self.largest, out=part)
         return found
 

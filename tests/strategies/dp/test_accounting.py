@@ -208,7 +208,7 @@ def test_pld_is_never_above_rdp_and_never_falls_with_more_rounds(
     events: Sequence[Event] = [Gaussian(noise, rounds, sampling), Tree(4 * noise, 16)]
     found = epsilon_of(events, delta=DELTA)
     assert 0 <= found <= epsilon_of(events, delta=DELTA, method="rdp") + 1e-12
-    longer = [Gaussian(noise, rounds + more, sampling), Tree(4 * noise, 16)]
+    longer: list[Event] = [Gaussian(noise, rounds + more, sampling), Tree(4 * noise, 16)]
     assert epsilon_of(longer, delta=DELTA) >= found * (1 - 1e-4)
 
 

@@ -36,6 +36,17 @@ def test_noise_is_enough_and_hardly_more_and_pld_needs_least(release: Any) -> No
     assert found[0] < found[1] or release is skellam
 
 
+def test_pld_is_followed_far_below_what_rdp_needs() -> None:
+    """One of a thousand, a thousand times, at a tiny delta: RDP needs half as much again."""
+
+    def release(noise: float) -> list[Event]:
+        return [Gaussian(noise, 1000, Sampling(Scheme.POISSON, 1, 1000))]
+
+    needed = [noise_for(release, Budget(0.6, 1e-8, method=method)) for method in Method]
+    assert needed[0] < 0.75 * needed[1]
+    assert Budget(0.6, 1e-8).allows(release(needed[0]))
+
+
 def test_a_budget_beyond_all_use_needs_the_least_noise() -> None:
     assert noise_for(lambda z: [Gaussian(max(z, 1.0))], Budget(900.0, 1e-5)) == 1e-3
 
