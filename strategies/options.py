@@ -192,7 +192,7 @@ PRIVACY: Final = (
                 "its noise is made of integers that add up modulo a power of two",
                 "secagg or one-shot",
             ),
-            *_NOISED_SUM,
+            _MEAN_FOR_NOISE, _VECTORS, _EQUAL,
         ),
         limits=(
             Limit(
@@ -202,7 +202,7 @@ PRIVACY: Final = (
             ),
             Limit(
                 Exposure.GROUP_SUMS,
-                "its noise is sized for the whole cohort; a group's sum holds too little",
+                "its noise is accounted for the whole cohort; a group's sum would need all of it",
                 "secagg or one-shot",
             ),
             _NO_LOSSES,

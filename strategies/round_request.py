@@ -21,6 +21,9 @@ from wildflower.strategies.trip import Trips
 ROTATION: Final = 16  # bytes
 CURIOUS: Final = Security()
 
+LOCAL_TAIL: Final = 8.0
+"""Deviations of a device's own noise that are let through: beyond lies one element in 10**15."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoundRequest:
@@ -75,12 +78,14 @@ class RoundResult:
         survivors: Node ids whose updates are in it, sorted.
         refusals: Node id to why it is not: refused, gone, too late.
         stages: Seconds that each stage took.
+        encoding: How the updates became residues; None where they did not.
     """
 
     total: Sum
     survivors: tuple[int, ...]
     refusals: Mapping[int, str]
     stages: Mapping[str, float]
+    encoding: SumEncoding | None = None
 
 
 def encoding_of(
@@ -116,18 +121,31 @@ def encoding_of(
             rotation=rotation,
             bits=request.bits,
         )
-    bounds = dict(rule.statistics)
+    clip, largest = _reach(rule, size)
     return Encoding.for_cohort(
         size=size,
-        clip=rule.norm,
+        clip=clip,
         max_weight=1.0,
         clients=clients,
-        statistics=tuple(bounds),
-        largest_statistic=max(
-            (max(abs(each.low), abs(each.high)) for each in bounds.values()), default=1.0
-        ),
+        statistics=request.names,
+        largest_statistic=largest,
         bits=request.bits,
     )
+
+
+def _reach(rule: ClientRule, size: int) -> tuple[float, float]:
+    """Return the largest element of a vector and the largest statistic that a device may send.
+
+    A device that adds all of its noise itself sends more than it learned; to cut that noise off
+    would cost no privacy, and bias every mean.
+    """
+    contribution = rule.contribution(size)
+    deviation = LOCAL_TAIL * rule.local_noise * contribution.radius
+    widths = deviation / contribution.amplitude
+    largest = [
+        max(abs(each.low), abs(each.high)) + widths * each.half for _, each in rule.statistics
+    ]
+    return rule.norm + deviation, max(largest, default=1.0)
 
 
 def model_of(request: RoundRequest) -> RecordDict:
@@ -145,13 +163,22 @@ def model_of(request: RoundRequest) -> RecordDict:
 def bounded_by(update: Update, request: RoundRequest, *, evaluate_only: bool) -> Update:
     """Return the update within the bounds that a secure round's encoding would force on it."""
     if request.rule is not None:
-        contribution = request.rule.contribution(update.vector.size)
-        bounded = contribution.clip(update)  # a device's own word is not enough
+        bounded = _held_to(request.rule, update)
         return replace(bounded, weight=0.0) if evaluate_only else bounded
     vector = np.clip(update.vector, -request.clip, request.clip)
     clipped = float(np.count_nonzero(vector != update.vector))
     weight = 0.0 if evaluate_only else min(update.weight, request.max_weight)
     return Update(vector, weight, {**update.statistics, CLIPPED: clipped})
+
+
+def _held_to(rule: ClientRule, update: Update) -> Update:
+    """Return the update within a rule; a device's own word is not enough."""
+    size = update.vector.size
+    if not rule.local_noise:
+        return rule.contribution(size).clip(update)
+    clip, largest = _reach(rule, size)
+    statistics = {n: min(max(v, -largest), largest) for n, v in update.statistics.items()}
+    return Update(np.clip(update.vector, -clip, clip), 1.0, statistics)
 
 
 def trips_of(
