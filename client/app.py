@@ -22,7 +22,9 @@ from wildflower.client.privacy_book import FILE, PrivacyBook
 from wildflower.client.privacy_guard import PrivacyGuard
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.mod import App, UpdateMod
+from wildflower.strategies.protection import Protection
 from wildflower.strategies.secagg.keys import load_ca
+from wildflower.strategies.secagg.one_shot_protection import OneShot
 from wildflower.strategies.secagg.protection import SecAgg
 from wildflower.strategies.secagg.sessions import DirectorySessions
 
@@ -39,7 +41,15 @@ def guard_of(directory: Path) -> Guard:
     identity, policy = Identity.load(directory), load_policy(directory)
     sessions = DirectorySessions(directory / "training")
     ca = load_ca(identity.ca_pem)
-    protections = (SecAgg(identity, ca, sessions, min_cohort=policy.min_cohort),)
+    protections: list[Protection] = [
+        SecAgg(identity, ca, sessions, min_cohort=policy.min_cohort),
+        OneShot(
+            identity,
+            DirectorySessions(directory / "training/one-shot"),
+            policy.helpers,
+            policy.min_cohort,
+        ),
+    ]
     book = PrivacyBook(directory / "training" / FILE)
     limit = policy.max_epsilon_per_month
     privacy = PrivacyGuard(book, protections, limit, policy.unit, policy.delta)

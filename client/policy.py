@@ -4,6 +4,7 @@ It is enforced on the device, on the outgoing message and before an install; no 
 application can go around it.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from wildflower.client.settings_file import read, setting, write
 
 FILE: Final = "policy.toml"
 ROLES: Final = ("auto", "approved")
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 UNITS: Final = ("device", "example")
 
 
@@ -23,6 +25,9 @@ class Policy:
         secagg: "required": an update leaves only masked; "allowed": plain rounds are fine too.
         release: Roles whose releases it installs, out of "auto" and "approved".
         min_cohort: Smallest cohort it takes part in.
+        helpers: Digests of the helpers of one-shot rounds, as `wildflower helper show` prints them.
+            All of them take part in each such round, and no others: a server that could choose
+            would choose the one it is in league with.
         max_epsilon_per_month: Largest epsilon that its answers of 30 days may amount to; 0 for no
             limit. With one, an answer that is not differentially private does not leave.
         unit: What the epsilon protects: "device" (all its data) or "example" (each of them).
@@ -44,6 +49,12 @@ class Policy:
     )
     min_cohort: int = setting(
         3, "a number in [1, 1000000]", lambda v: 1 <= v <= 10**6, about="Smallest cohort it joins"
+    )
+    helpers: tuple[str, ...] = setting(
+        (),
+        "list of at most 8 digests, 64 hex digits each; none: no one-shot rounds",
+        lambda v: len(v) <= 8 and all(isinstance(one, str) and DIGEST.fullmatch(one) for one in v),
+        about="Digests of the helpers of one-shot rounds, all of which must take part",
     )
     max_epsilon_per_month: float = setting(
         0.0,

@@ -68,7 +68,7 @@ class OneShotPlay:
         made = one_shot.make_answer(
             self.params,
             device,
-            self.updates[device.device_id],
+            self.updates[device.device_id].copy(),
             smallest=self.smallest,
             entropy=entropy_of(device.device_id, self.params.session, *parts),
         )

@@ -134,7 +134,8 @@ def make_answer(
     Args:
         params: The session's, checked.
         identity: The device's identity.
-        residues: The encoded update, shape (params.encoding.length,).
+        residues: The encoded update, shape (params.encoding.length,); it is masked in place, so
+            that nothing unmasked is left behind and no second vector needs memory.
         smallest: Fewest devices in a sum that the policy lets it join.
         entropy: 32 or more secret random bytes, for this call only.
     """
@@ -165,9 +166,8 @@ def make_answer(
     )
     unsigned = replace(unsealed, sealed=sealed)
     signature = identity.sign(one_shot_keys.signed_bytes(params, unsigned))
-    total = residues.copy()
-    add_masks(total, [one_shot_keys.mask_key(seed, session) for seed in seeds], [])
-    answer = OneShotAnswer(replace(unsigned, signature=signature), Masked.of(session, total))
+    add_masks(residues, [one_shot_keys.mask_key(seed, session) for seed in seeds], [])
+    answer = OneShotAnswer(replace(unsigned, signature=signature), Masked.of(session, residues))
     return Made(params, answer)
 
 

@@ -22,6 +22,7 @@ from wildflower.strategies import round_messages as wire
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import Layout
 from wildflower.strategies.errors import RoundAbortedError
+from wildflower.strategies.flower_compat.messages import assume_identity
 from wildflower.strategies.initial import initial_model
 from wildflower.strategies.round_request import RoundRequest
 from wildflower.strategies.trips import plain_round, secure_round
@@ -130,6 +131,7 @@ def test_every_kind_of_message_of_a_round_is_answered(kind: str) -> None:
     def echo(message: Message, context: Context) -> Message:
         return Message(message.content, reply_to=message)
 
+    assume_identity()
     content = RecordDict({"c": ConfigRecord({"size": LAYOUT.size})})
     context = Context(1, 11, {}, RecordDict(), {})
     answer = device_app(lambda _: echo)(Message(content, 11, kind), context)

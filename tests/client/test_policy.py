@@ -14,7 +14,7 @@ def test_by_default_an_update_leaves_only_masked_and_people_need_not_sign(tmp_pa
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    policy = Policy("allowed", ("auto", "approved"), 5)
+    policy = Policy("allowed", ("auto", "approved"), 5, ("ab" * 32, "cd" * 32))
     save_policy(policy, tmp_path)
     assert load_policy(tmp_path) == policy
 
@@ -25,6 +25,7 @@ BAD = {
     "no role": ("release = []", "release = () is not allowed", '"auto"'),
     "mistyped": ('sec_agg = "required"', "unknown key sec_agg", "Did you mean secagg?"),
     "cohort": ("min_cohort = 0", "min_cohort = 0 is not allowed", "[1, 1000000]"),
+    "helper": ('helpers = ["ab"]', "helpers = ('ab',) is not allowed", "64 hex digits"),
     "fraction": ("min_cohort = 2.5", "min_cohort = 2.5 is not allowed", "a number"),
 }
 

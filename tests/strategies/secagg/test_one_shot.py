@@ -17,6 +17,7 @@ from tests.secagg_fakes import NOW, entropy_of, fleet, make_authority, make_devi
 
 from wildflower.strategies.errors import ProtocolError, StoredStateError
 from wildflower.strategies.keystream import CHUNK
+from wildflower.strategies.secagg import fields as flat
 from wildflower.strategies.secagg import keys, one_shot, one_shot_keys
 from wildflower.strategies.secagg.one_shot_messages import HelperCard, OneShotParams, SealedSeeds
 
@@ -153,7 +154,7 @@ def test_the_stored_answer_comes_back_and_holds_no_seed() -> None:
     made = one_shot.make_answer(
         PLAY.params,
         DEVICES[0],
-        PLAY.updates[DEVICES[0].device_id],
+        PLAY.updates[DEVICES[0].device_id].copy(),
         smallest=3,
         entropy=entropy_of("stored"),
     )
@@ -164,6 +165,21 @@ def test_the_stored_answer_comes_back_and_holds_no_seed() -> None:
         seed = keys.derive(entropy_of("stored"), PLAY.params.session, purpose)
         assert seed not in stored
         assert seed.hex().encode() not in stored
+
+
+def test_nothing_that_the_server_gets_holds_a_seed_a_key_or_the_update() -> None:
+    device, entropy = DEVICES[0], entropy_of("secrecy")
+    plain = PLAY.updates[device.device_id]
+    made = one_shot.make_answer(PLAY.params, device, plain.copy(), smallest=3, entropy=entropy)
+    sent = flat.to_bytes(made.answer.to_fields())
+    session = PLAY.params.session
+    purposes = [b"one-shot/seed/" + card.digest.encode() for card in PLAY.params.helpers]
+    seeds = [keys.derive(entropy, session, purpose) for purpose in purposes]
+    ephemeral = keys.derive(entropy, session, b"one-shot/ephemeral")
+    masks = [one_shot_keys.mask_key(seed, session) for seed in seeds]
+    for secret in (entropy, *seeds, ephemeral, *masks, plain.tobytes()):
+        for start in range(0, len(secret) - 7):
+            assert secret[start : start + 8].hex().encode() not in sent
 
 
 @pytest.mark.parametrize(
@@ -189,7 +205,7 @@ def test_residues_of_another_encoding_are_our_own_mistake() -> None:
             one_shot.make_answer(
                 PLAY.params, DEVICES[0], residues, smallest=3, entropy=entropy_of("x")
             )
-    residues = PLAY.updates[DEVICES[0].device_id]
+    residues = PLAY.updates[DEVICES[0].device_id].copy()
     with pytest.raises(ValueError, match="at least 32"):
         one_shot.make_answer(PLAY.params, DEVICES[0], residues, smallest=3, entropy=b"short")
 
