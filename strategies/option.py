@@ -60,7 +60,6 @@ class Exposure(StrEnum):
     EACH_LOSS = "each device's loss"
     GROUP_SUMS = "the sum of each group of devices"
     COHORT_SUM = "the sum over the cohort"
-    REPEATS = "one device's data, in several rounds"
     COUNTS = "numbers of examples, exactly"
     TRACES = "traces of single devices' data, in the models"
 

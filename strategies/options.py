@@ -235,7 +235,7 @@ PRIVACY: Final = (
         trusts="the device's own software",
     ),
     Option(
-        "ftrl", Kind.PRIVACY, "Noise on the sum of all rounds so far, without sampling.",
+        "ftrl", Kind.PRIVACY, "Noise on a tree over the rounds; a device is in one round of a tree.",
         needs=(
             *_NOISED_SUM,
             Need(
@@ -245,36 +245,27 @@ PRIVACY: Final = (
             ),
             Need(
                 Fact.BY_CHANCE, Kind.SELECTION,
-                "a device may be in one round between two restarts, and everybody is in every one",
+                "a device may be in one round of a tree, and everybody is in every round",
                 "fixed, with cohorts that are small beside the population",
             ),
         ),
-        limits=(
-            *_NOISED_LATER,
-            Limit(
-                Exposure.REPEATS,
-                "a device may be in one round between two restarts, and may be drawn again",
-                "fixed, and leave out until a restart whom it has drawn", Level.WARNING,
-            ),
-        ),
+        limits=_NOISED_LATER,
         trusts=_NOISING_SERVER,
     ),
 )  # fmt: skip
 
-_REPEATS: Final = frozenset({Exposure.REPEATS})
-
 SELECTIONS: Final = (
     Option(
         "fixed", Kind.SELECTION, "So many devices a round, drawn without replacement.",
-        offers=frozenset({Fact.BY_CHANCE}), reveals=_REPEATS,
+        offers=frozenset({Fact.BY_CHANCE}),
     ),
     Option(
         "poisson", Kind.SELECTION, "Each device by a coin of its own.",
-        offers=frozenset({Fact.BY_CHANCE, Fact.INDEPENDENT}), reveals=_REPEATS,
+        offers=frozenset({Fact.BY_CHANCE, Fact.INDEPENDENT}),
     ),
     Option(
         "all", Kind.SELECTION, "Every device that is there: a coin that never fails.",
-        offers=frozenset({Fact.INDEPENDENT}), reveals=_REPEATS,
+        offers=frozenset({Fact.INDEPENDENT}),
     ),
 )  # fmt: skip
 

@@ -91,8 +91,6 @@ HALF_TRUTHS = [
     ("plain", "central"),
     ("central", "fixed"),
     ("central", "all"),
-    ("ftrl", "fixed"),
-    ("ftrl", "poisson"),
     ("ftrl", "fedadam"),
     ("local", "krum"),
     ("dpsgd", "by-examples"),
@@ -110,7 +108,8 @@ SOUND = [
     ("secagg", "central", "fedavg", "poisson", "equal"),
     ("he", "fedavg", "by-examples"),
     ("plain", "local", "fedavg", "equal"),
-    ("secagg", "ftrl", "fedavgm", "equal"),
+    ("secagg", "ftrl", "fedavgm", "fixed", "equal"),
+    ("secagg", "ftrl", "fedavg", "poisson", "equal"),
     ("secagg", "distributed", "fedavg", "fixed", "equal"),
     ("secagg", "dpsgd", "fedavg", "equal"),
 ]
