@@ -54,6 +54,31 @@ class Nodes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """How a cohort is drawn.
+
+    Attributes:
+        size: Devices in it; 0 for all. By coins it is the expected number.
+        rng: Draws.
+        by_coins: Whether each device has a coin of its own, connected or not: what accounting
+            calls Poisson sampling, whose outcome tells nothing of who is there.
+        without: Devices that are not drawn.
+    """
+
+    size: int
+    rng: random.Random
+    by_coins: bool = False
+    without: frozenset[str] = frozenset()
+
+    def of(self, eligible: Sequence[str], here: Sequence[str]) -> list[str]:
+        """Return the cohort out of the devices that are eligible, or here."""
+        if self.by_coins:
+            rate = self.size / max(len(eligible), 1)
+            return [device for device in eligible if self.rng.random() < rate]
+        return self.rng.sample(here, self.size) if 0 < self.size < len(here) else list(here)
+
+
+@dataclass(frozen=True, slots=True)
 class Gathering:
     """Draws cohorts and brings them to Flower.
 
@@ -73,14 +98,13 @@ class Gathering:
     settle_s: float = SETTLE_S
     again_s: float = AGAIN_S
 
-    def draw(self, quorum: int, size: int, deadline_s: float, rng: random.Random) -> list[str]:
+    def draw(self, quorum: int, deadline_s: float, drawing: Drawing) -> list[str]:
         """Draw a cohort.
 
         Args:
             quorum: Wait until at least this many are eligible and connected.
-            size: Most devices in it; 0 for all.
             deadline_s: Do not wait longer, in seconds.
-            rng: Draws.
+            drawing: How to draw.
 
         Returns:
             Device ids; fewer than the quorum if the time was over.
@@ -89,7 +113,7 @@ class Gathering:
         enough_since: float | None = None
         while not self.stopping.is_set():
             seen = self.bus.changes
-            eligible = self.eligible()
+            eligible = [one for one in self.eligible() if one not in drawing.without]
             here = [device_id for device_id in eligible if self.presence.connected(device_id)]
             now = time.monotonic()
             if len(here) < quorum:
@@ -100,7 +124,7 @@ class Gathering:
             if (len(here) >= quorum and (len(here) == len(eligible) or settled)) or (
                 now - started >= deadline_s
             ):
-                return rng.sample(here, size) if 0 < size < len(here) else here
+                return drawing.of(eligible, here)
             self.bus.wait(seen, min(LOOK_S * 5, max(0.01, deadline_s - (now - started))))
         return []
 

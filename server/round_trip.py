@@ -18,9 +18,11 @@ class Parties:
 
     Attributes:
         ca_pem: The enrolment CA whose devices may take part, PEM.
+        noise_key: 32 secret bytes, from which noise comes that lasts for a whole training.
     """
 
     ca_pem: bytes
+    noise_key: bytes = field(default=bytes(32), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

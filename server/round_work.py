@@ -17,9 +17,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 from wildflower.server import aggregates
-from wildflower.server.cohort import Gathering
+from wildflower.server.cohort import Drawing, Gathering
 from wildflower.server.events import EventBus, Kind
 from wildflower.server.records import Event, Model, Record, Round, Training
+from wildflower.server.round_release import RoundRelease
 from wildflower.server.round_trip import Parties, Trip, go
 from wildflower.server.store import Store
 from wildflower.strategies import round as machine
@@ -118,7 +119,7 @@ class RoundWork:
         """
         match effect:
             case machine.DrawCohort(quorum=quorum):
-                return self._draw(quorum)
+                return self._draw(state.number, quorum)
             case machine.Invite(cohort):
                 return self._invite(cohort)
             case machine.Train(connected, _, quorum):
@@ -136,12 +137,24 @@ class RoundWork:
         """Return a numeric setting of the training."""
         return float(self.training.settings[name])
 
-    def _draw(self, quorum: int) -> Outcome:
+    @property
+    def releases(self) -> RoundRelease:
+        """What may be released of this training's sums."""
+        tools = self.tools
+        key = tools.parties.noise_key
+        return RoundRelease(tools.store, self.training, key, tools.now, tools.entropy)
+
+    def _draw(self, number: int, quorum: int) -> Outcome:
+        self.releases.require(number)
         drawn = self.tools.gathering.draw(
             quorum,
-            int(self.number("cohort")),
             self.number("join_s"),
-            random.Random(self.tools.entropy(16)),  # noqa: S311  seeded with secret bytes
+            Drawing(
+                int(self.number("cohort")),
+                random.Random(self.tools.entropy(16)),  # noqa: S311  seeded with secret bytes
+                by_coins=self.training.settings["selection"] == "poisson",
+                without=self.releases.taken(number),
+            ),
         )
         return Outcome(machine.Drawn(tuple(drawn)))
 
@@ -156,9 +169,10 @@ class RoundWork:
         request = self._request(state.number, origin.digest, quorum)
         began = time.monotonic()
         result, devices = self._trip(connected, request, evaluate_only=False)
-        found = aggregates.figures(result.total)
-        metrics = {**found.trained, "seconds": time.monotonic() - began}
-        aggregate = self.tools.blobs.put(aggregates.to_bytes(result.total))
+        total, for_next = self.releases.release(state.number, state.wakes, result)
+        found = aggregates.figures(total)
+        metrics = {**found.trained, **for_next, "seconds": time.monotonic() - began}
+        aggregate = self.tools.blobs.put(aggregates.to_bytes(total))
         survivors = tuple(devices[node] for node in result.survivors)
         event = machine.Aggregated(survivors, aggregate, metrics)
         return Outcome(event, *self._measured(origin, found.measured))
@@ -183,7 +197,8 @@ class RoundWork:
 
     def _evaluate(self, state: machine.Round, model: str) -> Outcome:
         """Have the last model measured in a session of its own; the next round measures others."""
-        if state.number < self.training.rounds:
+        is_private = self.releases.privacy(state.number) is not None
+        if state.number < self.training.rounds or is_private:  # it would be one release more
             return Outcome(machine.Evaluated({}))
         try:
             gathering = self.tools.gathering
@@ -222,9 +237,11 @@ class RoundWork:
     def _request(self, number: int, model: str, quorum: int) -> RoundRequest:
         parameters = from_safetensors(self.tools.blobs.read(model))
         layout = Layout.of(parameters)
-        settings = self.training.settings
+        settings, privacy = self.training.settings, self.releases.privacy(number)
         config: dict[str, float | int | str] = {"seed": int(self.number("seed"))}
         config |= {name: settings[key] for key, name in LOCAL_KEYS.items() if key in settings}
+        if privacy is not None:
+            config |= privacy.claim
         return RoundRequest(
             training=self.training.training_id,
             number=number,
@@ -242,6 +259,8 @@ class RoundWork:
                 self.number("dropout"),
                 Adversary(str(settings["adversary"])),
             ),
+            rule=privacy.rule if privacy is not None else None,
+            noise=privacy.distributed_noise if privacy is not None else 0.0,
         )
 
     def _origin(self, number: int) -> Model:

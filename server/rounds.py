@@ -192,6 +192,7 @@ class RoundRunner:
             "statistics": ";".join(origin.statistics),
             "is_task": float(origin.is_task),
             "initial": digest,
+            "population": float(max(1, len(self._tools.gathering.eligible()))),
         }
         started = replace(training, phase="running", settings=settings)
         name = self._learning.name

@@ -1,9 +1,9 @@
 """What an operator may ask of a training: its settings, their ranges, and what they default to.
 
     what is trained        epochs, batch_size, learning_rate, momentum, clip, seed
-    with whom              quorum, cohort, deadline_s, join_s, max_weight
+    with whom              quorum, cohort, selection, deadline_s, join_s, max_weight
     how updates are hidden protection, bits, corrupt, dropout, adversary, groups
-    what the model hides   dp, dp_noise, dp_norm, dp_delta, dp_epsilon
+    what the model hides   dp, dp_noise, dp_norm, dp_delta, dp_epsilon, dp_count
 
 `complete` is pure: it fills in the defaults and refuses what is unknown or out of range, by name.
 """
@@ -15,6 +15,8 @@ from types import MappingProxyType
 from typing import Final
 
 from wildflower.server.errors import SettingsError
+from wildflower.strategies import combine
+from wildflower.strategies.errors import StrategyError
 
 Value = float | str
 
@@ -49,7 +51,8 @@ NUMBERS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
         "dp_noise": (1e-3, 1e4),
         "dp_norm": (1e-6, 1e6),
         "dp_delta": (1e-15, 0.1),
-        "dp_epsilon": (1e-3, 1e4),
+        "dp_epsilon": (0, 1e4),
+        "dp_count": (1, 1e6),
     }
 )
 """Lowest and highest value of each number."""
@@ -59,6 +62,7 @@ CHOICES: Final[Mapping[str, tuple[Value, ...]]] = MappingProxyType(
         "bits": (16, 32),
         "protection": tuple(each.value for each in Protection),
         "adversary": ("curious", "semi-malicious"),
+        "selection": ("all", "fixed", "poisson"),
         "dp": ("none", "central", "central-adaptive", "distributed", "local", "ftrl"),
     }
 )
@@ -77,10 +81,18 @@ DEFAULTS: Final[Mapping[str, Value]] = MappingProxyType(
         "corrupt": 0.1,
         "dropout": 0.1,
         "adversary": "curious",
+        "selection": "all",
+        "groups": 2,
         "dp": "none",
+        "dp_noise": 1.0,
+        "dp_norm": 1.0,
+        "dp_delta": 1e-5,
+        "dp_epsilon": 0.0,
+        "dp_count": 100.0,
     }
 )
-"""`cohort` 0 draws every device; `corrupt` and `dropout` are shares of the cohort."""
+"""`cohort` 0 draws every device; `corrupt` and `dropout` are shares of the cohort; `dp_epsilon` 0
+is no budget; `dp_count` bounds each count that a device reports under differential privacy."""
 
 
 def complete(own: Mapping[str, Value], asked: Mapping[str, Value]) -> dict[str, Value]:
@@ -95,7 +107,30 @@ def complete(own: Mapping[str, Value], asked: Mapping[str, Value]) -> dict[str, 
     """
     for name, value in asked.items():
         _check(name, value)
-    return {**DEFAULTS, **own, **asked}
+    settings = {**DEFAULTS, **own, **asked}
+    if settings["cohort"] and "selection" not in {**own, **asked}:
+        settings["selection"] = "fixed"
+    if settings["selection"] != "all" and not settings["cohort"]:
+        raise SettingsError(
+            f"selection = {settings['selection']!r} draws a cohort, and cohort = 0 is everybody",
+            hint="Set cohort to how many devices a round shall have.",
+        )
+    _require_together(settings)
+    return settings
+
+
+def _require_together(settings: Mapping[str, Value]) -> None:
+    """Refuse what does not go together, before anything is stored.
+
+    Raises:
+        SettingsError: The combination would not give what it promises.
+    """
+    names = (str(settings[key]) for key in ("protection", "selection", "dp"))
+    weighting = "by-examples" if settings["dp"] == "none" else "equal"
+    try:
+        combine.require("fedavg", *names, weighting)
+    except StrategyError as error:
+        raise SettingsError(str(error), hint=error.hint) from error
 
 
 def _check(name: str, value: Value) -> None:

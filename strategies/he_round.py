@@ -127,7 +127,7 @@ def he_round(  # noqa: PLR0913  the shape of every kind of round, and the key ho
         total = encoding.decode(residues, len(survivors))
     except (SecAggError, MissingPackageError) as error:
         raise RoundAbortedError(f"homomorphic aggregation: {error}", hint=error.hint) from error
-    return RoundResult(total, survivors, trips.refusals, trips.stages)
+    return RoundResult(total, survivors, trips.refusals, trips.stages, encoding)
 
 
 def _invitation(

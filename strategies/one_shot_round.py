@@ -122,7 +122,7 @@ def one_shot_round(  # noqa: PLR0913  the shape of every kind of round, and the 
         decoded = params.encoding.decode(total, len(survivors))
     except SecAggError as error:
         raise RoundAbortedError(f"one-shot aggregation: {error}", hint=error.hint) from error
-    return RoundResult(decoded, survivors, trips.refusals, trips.stages)
+    return RoundResult(decoded, survivors, trips.refusals, trips.stages, params.encoding)
 
 
 def _params(

@@ -242,7 +242,8 @@ class _SecureTrips:
         residues = self._session.total()
         total = self._params.encoding.decode(residues, len(self._survivors))
         lost = {n: why for n, why in self._trips.refusals.items() if n not in self._survivors}
-        return RoundResult(total, self._survivors, lost, self._trips.stages)
+        encoding = self._params.encoding
+        return RoundResult(total, self._survivors, lost, self._trips.stages, encoding)
 
     def _trip(
         self,

@@ -9,7 +9,7 @@ import pytest
 from tests.record_fakes import SetClock, device, digest_of
 from tests.server_base_fakes import until
 
-from wildflower.server.cohort import AGAIN_S, SETTLE_S, Gathering
+from wildflower.server.cohort import AGAIN_S, SETTLE_S, Drawing, Gathering
 from wildflower.server.events import ObservedStore
 from wildflower.server.memory import MemoryStore
 from wildflower.server.presence import HintKind, Presence, Watcher
@@ -69,7 +69,7 @@ def world() -> World:
 
 
 def drawn(world: World, quorum: int, size: int = 0, deadline_s: float = LONG_S) -> list[str]:
-    return world.gathering.draw(quorum, size, deadline_s, random.Random(1))
+    return world.gathering.draw(quorum, deadline_s, Drawing(size, random.Random(1)))
 
 
 def test_all_who_are_eligible_and_connected_are_drawn(world: World) -> None:
