@@ -86,10 +86,8 @@ class RunKey:
 
     def to_fields(self) -> dict[str, Any]:
         """Return the flat form."""
-        return {**flat.header("run-key", NO_SESSION), **self._own()}
-
-    def _own(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _RUN_KEY}
+        own = {name: getattr(self, name) for name in _RUN_KEY}
+        return {**flat.header("run-key", NO_SESSION), **own}
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
@@ -98,15 +96,7 @@ class RunKey:
         Raises:
             ProtocolError: No run's key.
         """
-        return cls.read(Reader("run-key", fields, _RUN_KEY))
-
-    @classmethod
-    def read(cls, reader: Reader) -> Self:
-        """Return the key among a message's fields.
-
-        Raises:
-            ProtocolError: There is none.
-        """
+        reader = Reader("run-key", fields, _RUN_KEY)
         try:
             return cls(
                 reader.text("run", MAX_RUN),
@@ -170,13 +160,13 @@ class Invitation:
     @property
     def digest(self) -> bytes:
         """SHA-256 of all that was asked, 32 bytes; a device signs it."""
-        return flat.digest({**self.to_fields(), "context": self.key.digest})
+        return flat.digest({**self.to_fields(), "key_context": self.key.digest})
 
     def to_fields(self) -> dict[str, Any]:
         """Return the flat form."""
-        own = {name: value for name, value in self.key.to_fields().items() if name not in HEADER}
+        key = {name: getattr(self.key, of) for name, of in _KEY.items()}
         header = flat.header("invitation", self.session)
-        return {**header, "round": self.round, **own, **self.encoding.to_fields()}
+        return {**header, "round": self.round, **key, **self.encoding.to_fields()}
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
@@ -186,18 +176,23 @@ class Invitation:
             ProtocolError: No invitation.
             CapacityError: The cohort's sums do not fit into the residues.
         """
-        own = {*HEADER, "round", *_RUN_KEY}
+        own = {*HEADER, "round", *_KEY}
         encoding = {name: value for name, value in fields.items() if name not in own}
-        reader = Reader("invitation", fields, ("round", *_RUN_KEY, *encoding))
+        reader = Reader("invitation", fields, ("round", *_KEY, *encoding))
+        key = {of: fields[name] for name, of in _KEY.items()}
         try:
             return cls(
                 reader.session,
                 reader.integer("round"),
-                RunKey.read(reader),
+                RunKey.from_fields({**flat.header("run-key", NO_SESSION), **key}),
                 read_encoding(encoding),
             )
         except ValueError as error:
             raise ProtocolError(f"no invitation: {error}") from error
+
+
+_KEY: Final = {f"key_{name}": name for name in _RUN_KEY}
+"""An invitation's names of what the key's are: the encoding has names of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.flower_fakes import free_port
+from tests.he_fakes import HeFleet
+from tests.round_fakes import LAYOUT, FlowerApp, request
 
 from wildflower.cli import main
 from wildflower.server.errors import ConflictError, ServerError, SettingsError, StartError
@@ -30,9 +32,10 @@ from wildflower.server.keyholder_home import (
 )
 from wildflower.server.keyholder_link import KeyHolderLink
 from wildflower.server.listener import Place
-from wildflower.strategies.errors import KeyHolderError
+from wildflower.strategies.errors import KeyHolderError, RoundAbortedError
 from wildflower.strategies.he.bfv import PublicKey
 from wildflower.strategies.he.messages import SumRequest
+from wildflower.strategies.he_round import he_round
 
 ENTROPY = bytes(range(32))
 
@@ -167,6 +170,36 @@ def test_a_real_process_survives_a_kill_and_ends_when_told(directory: Path) -> N
     assert json.loads(out)["success"]
     assert b"sum answered" not in log  # it was answered before the kill
     assert b"key holder ready" in log
+
+
+def test_a_round_asks_a_real_key_holder(directory: Path, tmp_path: Path) -> None:
+    port, digest = free_port(), open_key_holder(directory, now=now).identity.digest
+    apps = [FlowerApp(0.5, 10, {"loss": 0.5, "seen": 1.0}).app for _ in range(5)]
+    fleet = HeFleet(tmp_path / "unused", apps, pinned=digest, min_cohort=4)
+    with process(directory, port):
+        link = connected(directory, port)
+        result = he_round(
+            fleet.grid,
+            fleet.nodes,
+            request(),
+            is_gone=fleet.grid.is_gone,
+            entropy=ENTROPY,
+            ca_pem=fleet.ca.pem,
+            key_holder=link,
+        )
+        link.close()
+    assert result.total.weight == 50.0
+    assert result.total.vector == pytest.approx(np.full(LAYOUT.size, 25.0), abs=0.5)
+    with pytest.raises(RoundAbortedError, match="does not answer"):
+        he_round(
+            fleet.grid,
+            fleet.nodes,
+            request(number=2),
+            is_gone=fleet.grid.is_gone,
+            entropy=ENTROPY,
+            ca_pem=fleet.ca.pem,
+            key_holder=KeyHolderLink(f"https://127.0.0.1:{port}", digest, "token", patience_s=0),
+        )
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:

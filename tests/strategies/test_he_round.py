@@ -15,6 +15,8 @@ from wildflower.server.keyholder import Terms
 from wildflower.simulation.fleet import seeded_entropy
 from wildflower.simulation.grid import App, Death, InProcessGrid
 from wildflower.strategies.arrays import Entry, Layout
+from wildflower.strategies.dp.contribution import Bounds
+from wildflower.strategies.dp.rule import ClientRule
 from wildflower.strategies.errors import KeyHolderError, RoundAbortedError
 from wildflower.strategies.fixed_point import Encoding
 from wildflower.strategies.flower_compat.messages import empty_run
@@ -88,6 +90,16 @@ def test_a_round_is_the_plain_fixed_point_sum_bit_for_bit(fleet: HeFleet) -> Non
     assert result.total.statistics["seen"] == pytest.approx(12.0, abs=1e-3)
     assert (result.survivors, result.refusals) == (tuple(fleet.nodes), {})
     assert list(result.stages) == ["key", "train", "decrypt"]
+
+
+def test_noise_that_devices_add_is_in_the_sum(fleet: HeFleet) -> None:
+    rule = ClientRule(1.0, (("loss", Bounds(0.0, 4.0)),))
+    result = go(fleet, request(rule=rule, noise=0.1))
+    longest = np.sqrt(LAYOUT.size)
+    clipped = sum(step * min(1.0, 1 / (abs(step) * longest)) for step in STEPS)
+    error = result.total.vector - clipped
+    assert result.total.weight == 6.0
+    assert 0 < np.abs(error).max() < 1.0  # ten standard deviations of the noise
 
 
 def test_the_key_holder_is_asked_once_for_the_sum(fleet: HeFleet) -> None:
