@@ -235,7 +235,7 @@ PRIVACY: Final = (
         trusts="the device's own software",
     ),
     Option(
-        "ftrl", Kind.PRIVACY, "Noise on a tree over the rounds; a device is in one round of a tree.",
+        "ftrl", Kind.PRIVACY, "Noise on a tree over the rounds, without sampling.",
         needs=(
             *_NOISED_SUM,
             Need(
