@@ -14,11 +14,11 @@ All its offsets are relative and point forward, so the model behind moves as one
 
 import struct
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from wildflower.ota.errors import ExportError
+from wildflower.ota.delta.flatbuffer import Buffer
+from wildflower.ota.errors import ExportError, FormatError
 
 IDENTIFIER: Final = b"ORTM"
 ALIGNMENT: Final = 16  # bytes; FlatBuffers aligns nothing more widely in this schema
@@ -63,12 +63,12 @@ def canonical(data: bytes) -> bytes:
     """
     try:
         return _sorted(data)
-    except (struct.error, UnicodeDecodeError) as error:
+    except FormatError as error:
         raise ExportError(f"the .ort file is damaged: {error}") from error
 
 
 def _sorted(data: bytes) -> bytes:
-    buffer = _Buffer(data)
+    buffer = Buffer(data)
     root = buffer.follow(0)
     resolver, model = buffer.child(root, RESOLVER), buffer.child(root, MODEL)
     end = min(model, buffer.vtable(model))
@@ -102,52 +102,7 @@ def _head(numbers: int, present: list[int]) -> bytes:
     return struct.pack("<I", root) + IDENTIFIER + vtable + table
 
 
-class _Buffer:
-    """Reads a FlatBuffer: tables, their fields, vectors (flatbuffers.dev/internals)."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def u32(self, at: int) -> int:
-        return int(struct.unpack_from("<I", self._data, at)[0])
-
-    def follow(self, at: int) -> int:
-        return at + self.u32(at)
-
-    def vtable(self, table: int) -> int:
-        return int(table - struct.unpack_from("<i", self._data, table)[0])
-
-    def fields(self, table: int) -> int:
-        return int(struct.unpack_from("<H", self._data, self.vtable(table))[0] - 4) // 2
-
-    def field(self, table: int, number: int) -> int | None:
-        """Return where a field lies, or None if it has its default."""
-        if number >= self.fields(table):
-            return None
-        offset = struct.unpack_from("<H", self._data, self.vtable(table) + 4 + 2 * number)[0]
-        return table + offset if offset else None
-
-    def child(self, table: int, number: int) -> int:
-        place = self.field(table, number)
-        if place is None:
-            raise ExportError(f"the .ort file lacks field {number}")
-        return self.follow(place)
-
-    def vector(self, table: int, number: int) -> Iterator[int]:
-        start = self.child(table, number)
-        for index in range(self.u32(start)):
-            yield self.follow(start + 4 + 4 * index)
-
-    def text(self, table: int, number: int) -> str:
-        start = self.child(table, number)
-        return self._data[start + 4 : start + 4 + self.u32(start)].decode()
-
-    def small(self, table: int, number: int, form: str) -> int:
-        place = self.field(table, number)
-        return 0 if place is None else int(struct.unpack_from(form, self._data, place)[0])
-
-
-def _read(buffer: _Buffer, resolver: int) -> Resolver:
+def _read(buffer: Buffer, resolver: int) -> Resolver:
     return {
         buffer.text(operator, 0): {
             buffer.text(entry, 0): [

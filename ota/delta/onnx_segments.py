@@ -19,7 +19,7 @@ from wildflower.ota.errors import FormatError
 
 MAX_DEPTH: Final = 16  # graphs in branches in graphs
 
-_KINDS: Final[Mapping[int, Kind]] = {
+KINDS: Final[Mapping[int, Kind]] = {
     1: Kind.FLOAT32,
     6: Kind.INT32,
     10: Kind.FLOAT16,
@@ -86,7 +86,7 @@ def _tensor(data: bytes, tensor: _Field, path: str) -> Iterator[Region]:
             place = field
     if place is None:
         return
-    what = Kind.FLOAT32 if place.number == 4 else _KINDS.get(kind, Kind.BYTES)
+    what = Kind.FLOAT32 if place.number == 4 else KINDS.get(kind, Kind.BYTES)
     length = place.end - place.begin
     if length % what.width:
         raise FormatError(f"tensor {name!r}: {length} bytes are not whole elements")

@@ -1,0 +1,109 @@
+from typing import Any
+
+import flatbuffers  # type: ignore[import-untyped]  # ships no type information
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wildflower.ota.delta import tflite_segments
+from wildflower.ota.delta.segments import Kind
+from wildflower.ota.delta.tensors import regions_of
+from wildflower.ota.errors import FormatError
+
+Tensor = tuple[str, int, int]
+"""Name, type and buffer."""
+
+
+def table(builder: Any, **fields: tuple[int, Any]) -> int:
+    """Write a table: by any name, a field's number and its offset or a function that adds it."""
+    builder.StartObject(1 + max((number for number, _ in fields.values()), default=0))
+    for number, value in fields.values():
+        if callable(value):
+            value(number)
+        else:
+            builder.PrependUOffsetTRelativeSlot(number, value, 0)
+    return int(builder.EndObject())
+
+
+def vector(builder: Any, parts: list[int]) -> int:
+    builder.StartVector(4, len(parts), 4)
+    for part in reversed(parts):
+        builder.PrependUOffsetTRelative(part)
+    return int(builder.EndVector())
+
+
+def file(buffers: list[bytes | None], tensors: list[Tensor]) -> bytes:
+    builder = flatbuffers.Builder()
+    held = [
+        table(builder, data=(0, builder.CreateByteVector(one)))
+        if one is not None
+        else table(builder)
+        for one in buffers
+    ]
+    listed = vector(builder, held)
+    told = []
+    for name, kind, index in tensors:
+        text = builder.CreateString(name)
+        told.append(
+            table(
+                builder,
+                type=(1, lambda slot, kind=kind: builder.PrependInt8Slot(slot, kind, 0)),
+                buffer=(2, lambda slot, at=index: builder.PrependUint32Slot(slot, at, 0)),
+                name=(3, text),
+            )
+        )
+    graph = table(builder, tensors=(0, vector(builder, told)))
+    graphs = vector(builder, [graph])
+    model = table(builder, subgraphs=(2, graphs), buffers=(4, listed))
+    builder.Finish(model, b"TFL3")
+    return bytes(builder.Output())
+
+
+FLOATS = np.random.default_rng(0).normal(size=20).astype(np.float32).tobytes()
+FILE = file(
+    [None, FLOATS, bytes(range(80)), FLOATS[:40]],
+    [("input", 0, 0), ("w", 0, 1), ("q", 9, 2), ("tied", 9, 2), ("h", 1, 3), ("b", 2, 3)],
+)
+
+
+def test_tensors_are_found_where_their_bytes_are() -> None:
+    found = {one.name: one for one in tflite_segments.regions(FILE)}
+    assert {name: one.kind for name, one in found.items()} == {
+        "0/w": Kind.FLOAT32,
+        "0/tied": Kind.BYTES,
+        "0/b": Kind.INT32,
+    }
+    assert FILE[found["0/w"].offset : found["0/w"].end] == FLOATS
+    assert FILE[found["0/tied"].offset : found["0/tied"].end] == bytes(range(80))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "not a TFLite file"),
+        (file([None], [("w", 0, 1)]), "no buffer 1"),
+        (file([b"12345"], [("w", 0, 0)]), "5 bytes"),
+        (b"\xff\xff\xff\x7fTFL3", "ends before"),
+    ],
+)
+def test_what_is_no_tflite_file_is_refused(data: bytes, what: str) -> None:
+    with pytest.raises(FormatError, match=what):
+        tflite_segments.regions(data)
+
+
+@given(st.integers(0, 10_000), st.binary(min_size=1, max_size=8))
+def test_a_damaged_file_is_read_or_refused(at: int, damage: bytes) -> None:
+    at %= len(FILE) - len(damage)
+    data = FILE[:at] + damage + FILE[at + len(damage) :]
+    try:
+        found = tflite_segments.regions(data)
+    except FormatError:
+        return
+    assert all(0 <= one.offset <= one.end <= len(data) for one in found)
+
+
+def test_a_file_finds_its_own_reader() -> None:
+    assert regions_of(FILE) == tflite_segments.regions(FILE)
+    assert regions_of(b"some other file") == ()
+    assert regions_of(b"\xff\xff\xff\x7fTFL3") == ()
