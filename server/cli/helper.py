@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from wildflower.logs import show_decisions
+from wildflower.server.cli.listen import read_place
 from wildflower.server.errors import SettingsError
 
 app = typer.Typer(no_args_is_help=True, help="Set up, run and inspect a helper.")
@@ -90,13 +91,12 @@ def run(
     """Run a helper until Ctrl-C or SIGTERM."""
     from wildflower.server.helper import run_helper
     from wildflower.server.home import stop_at_signals
-    from wildflower.server.listener import Place
 
-    host, port = _split(listen)
+    place = read_place(listen)
     show_decisions()
     started, stopping = datetime.now(UTC), threading.Event()
     stop_at_signals(stopping)
-    run_helper(directory, Place(host, port, "--listen", "of this command"), stopping)
+    run_helper(directory, place, stopping)
     return HelperRunResult(str(directory), round((datetime.now(UTC) - started).total_seconds(), 3))
 
 
@@ -114,13 +114,3 @@ def _view(directory: Path) -> HelperView:
         return HelperView(
             str(directory), card.digest, card.min_cohort, home.ca, home.answered, STATEMENT
         )
-
-
-def _split(listen: str) -> tuple[str, int]:
-    """Return host and port of `host:port`; a host with colons stands in brackets."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or not 0 <= int(port) <= 65_535:
-        raise SettingsError(
-            f"--listen = {listen!r} is not allowed", hint="Allowed: host:port, port in [0, 65535]."
-        )
-    return host.strip("[]"), int(port)
