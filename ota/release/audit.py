@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from securesystemslib.signer import Key, SecretsHandler, Signature, Signer
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
@@ -75,14 +75,14 @@ class Record:
         if len(line) > LONGEST:
             raise FormatError(f"audit trail: a line of {len(line)} bytes, at most {LONGEST}")
         document = canonical.from_bytes(line, kind=KIND)
-        try:
-            fields: dict[str, Any] = {name: document[name] for name in cls.__slots__}
-            record = cls(**fields | {"at": canonical.from_time(document["at"])})
-            same = record.to_line() == line + b"\n"
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"audit trail: {error!r}") from error
-        if not same or type(record.number) is not int:
-            raise FormatError("audit trail: fields that it should not have, or of another type")
+        counts = [document.get(name) for name in ("number", "length")]
+        texts = [document.get(name) for name in ("at", "key", "what", "payload", "previous")]
+        if not (all(type(n) is int for n in counts) and all(isinstance(t, str) for t in texts)):
+            raise FormatError("audit trail: a field is missing or of another type")
+        fields = {name: document[name] for name in cls.__slots__ if name != "at"}
+        record = cls(at=canonical.from_time(document["at"]), **fields)
+        if record.to_line() != line + b"\n":
+            raise FormatError("audit trail: fields that it should not have")
         return record
 
 
