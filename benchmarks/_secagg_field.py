@@ -6,11 +6,12 @@ counted, because in it the devices' training processes start.
 
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Final
 
+from wildflower.client.policy import load_policy, save_policy
 from wildflower.server.api.views import EventView
 from wildflower.server.cli.remote import Remote
 from wildflower.simulation.local.launch import Launch, launch
@@ -40,6 +41,8 @@ def field_rounds(*, devices: int, rounds: int) -> FieldRounds:
     with tempfile.TemporaryDirectory(prefix="wildflower-field-") as place:
         fleet = launch(Launch(directory=Path(place) / "fleet", devices=devices, tethered=True))
         try:
+            for home in (fleet.directory / "devices").iterdir():  # as the devices' owners would
+                save_policy(replace(load_policy(home), secagg="allowed"), home)
             secure_s, trips = _train(fleet.remote(), "secagg", rounds)
             plain_s, plain_trips = _train(fleet.remote(), "plain", rounds)
         finally:
