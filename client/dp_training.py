@@ -11,21 +11,18 @@ Two limits are left. The Mersenne Twister is no cryptographic generator, and flo
 Gaussian noise has the gaps of Mironov (CCS 2012); Opacus' `secure_mode` needs a package that is
 not maintained. The number of a device's examples counts as public: it sets rate and steps.
 
-BatchNorm mixes examples, so no gradient is one example's: it is replaced by GroupNorm, by the
-device and by whoever makes the initial model and exports (`PrivateTask`), and said aloud.
+BatchNorm mixes examples: it is replaced by GroupNorm (`strategies.dp.private_task`), and that is
+said aloud, in the log and in the answer.
 
 Source: Abadi et al., "Deep Learning with Differential Privacy" (CCS 2016); Li et al., "Large
 Language Models Can Be Strong Differentially Private Learners" (ICLR 2022) for ghost clipping.
 """
 
-import contextlib
 import hashlib
 import logging
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -34,7 +31,8 @@ import numpy.typing as npt
 from wildflower.client.errors import TrainingError
 from wildflower.strategies.arrays import Parameters
 from wildflower.strategies.dp.events import Gaussian, Sampling, Scheme
-from wildflower.strategies.task import Examples, Recipe, Task
+from wildflower.strategies.dp.private_task import PrivateTask, quiet_opacus
+from wildflower.strategies.task import Examples
 
 if TYPE_CHECKING:
     import torch
@@ -101,57 +99,6 @@ def event_of(private: PrivatePlan, *, examples: int, batch_size: int, epochs: in
     return Gaussian(private.noise, per_epoch * epochs, coins)
 
 
-@dataclass(frozen=True, slots=True)
-class PrivateTask:
-    """A task whose model DP-SGD can train: `Task` with GroupNorm where it has BatchNorm.
-
-    The server makes the initial model of a private training from it and exports with it; an
-    exported BatchNorm would use statistics that nobody trained.
-    """
-
-    task: Task
-    name: str = field(init=False)
-    labels: Sequence[str] = field(init=False)
-    recipe: Recipe = field(init=False)
-
-    def __post_init__(self) -> None:
-        for each in ("name", "labels", "recipe"):
-            object.__setattr__(self, each, getattr(self.task, each))
-
-    def build_model(self) -> "torch.nn.Module":
-        """Return a fresh model without BatchNorm."""
-        with _quiet():
-            from opacus.validators import ModuleValidator
-
-            fixed: torch.nn.Module = ModuleValidator.fix(self.task.build_model())
-        return fixed
-
-    def replaced(self) -> int:
-        """Return how many layers of the task's own model are replaced."""
-        with _quiet():
-            from opacus.validators import ModuleValidator
-
-            return len(ModuleValidator.validate(self.task.build_model()))
-
-    def loss(self, outputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
-        """Return the task's mean loss of a batch."""
-        return self.task.loss(outputs, targets)
-
-    def metrics(
-        self, outputs: npt.NDArray[np.float32], targets: npt.NDArray[Any]
-    ) -> Mapping[str, float]:
-        """Return the task's named sums over a batch."""
-        return self.task.metrics(outputs, targets)
-
-    def example(self) -> npt.NDArray[np.float32]:
-        """Return one of the task's inputs."""
-        return self.task.example()
-
-    def load(self, path: Path) -> Examples:
-        """Return the task's examples in a file."""
-        return self.task.load(path)
-
-
 def train_privately(
     task: PrivateTask,
     parameters: Parameters,
@@ -184,7 +131,7 @@ def train_privately(
     import torch
 
     coins, noise = (_secret_generator(entropy + each) for each in (b"coins", b"noise"))
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet_opacus(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(hashlib.sha256(entropy + b"model").digest()[:8]) >> 1)
         model = _loaded(task, parameters)
         optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
@@ -298,14 +245,6 @@ def _secret_generator(entropy: bytes) -> "torch.Generator":
     state[STATE_AT:end] = np.frombuffer(words.astype("<u8").tobytes(), np.uint8)
     generator.set_state(torch.from_numpy(state))
     return generator
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Opacus' warnings out of a device's log: what they say is in this module's docstring."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _number(value: object, key: str, low: float, high: float) -> float:

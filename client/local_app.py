@@ -22,7 +22,6 @@ from wildflower.client.dp_training import (
     REPLACED,
     SPENT,
     PrivatePlan,
-    PrivateTask,
     event_of,
     train_privately,
 )
@@ -31,6 +30,7 @@ from wildflower.client.training import Plan, evaluate, split_validation, train
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.arrays import Parameters
 from wildflower.strategies.dp.events import Gaussian
+from wildflower.strategies.dp.private_task import PrivateTask
 from wildflower.strategies.mod import App
 from wildflower.strategies.task import Examples, Task, find_task
 

@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from wildflower import __version__
-from wildflower.server.api import events, fleet, learning, problems, releases
+from wildflower.server.api import events, fleet, learning, privacy, problems, releases
 from wildflower.server.api.desk import Desk, DeskHere
 
 PREFIX = "/api/v1"
@@ -26,7 +26,7 @@ def create_app(desk: Desk) -> FastAPI:
     )
     app.state.desk = desk
     problems.install(app)
-    for part in (fleet, learning, releases, events):
+    for part in (fleet, learning, releases, privacy, events):
         app.include_router(part.router, prefix=PREFIX, dependencies=[Depends(require_token)])
     app.add_api_route("/healthz", healthz, include_in_schema=False)
     return app

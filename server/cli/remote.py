@@ -26,6 +26,7 @@ from wildflower.server.api.views import (
     InvitationView,
     LineView,
     ModelView,
+    PrivacyView,
     ReleaseView,
     RolloutView,
     RoundView,
@@ -165,6 +166,10 @@ class Remote:
     def rounds(self, training_id: str) -> list[RoundView]:
         """Return the rounds of a training."""
         return list(self._rest.pages("rounds", RoundView, training=training_id))
+
+    def privacy(self) -> PrivacyView:
+        """Return what the population has given up of its privacy."""
+        return self._rest.get("privacy", PrivacyView)
 
     def models(self) -> list[ModelView]:
         """Return every global model."""

@@ -85,6 +85,9 @@ ENTRIES: Final[dict[str, Entry]] = {
     "strategies": Entry(
         "Show what can be combined, and why not.", ("wildflower.strategies.cli:app",)
     ),
+    "privacy": Entry(
+        "Show and plan what training costs in privacy.", ("wildflower.server.cli.privacy:app",)
+    ),
     "trace": Entry(
         "Follow anything back to its round and on to its devices.",
         ("wildflower.server.cli.trace:app",),

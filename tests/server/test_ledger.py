@@ -99,6 +99,6 @@ def test_an_entry_that_cannot_be_read_stops_all_spending(changes: dict[str, obje
     store = MemoryStore()
     ledger = StoredLedger(store)
     ledger.record(entry(1))
-    store.change(PrivacyEntry, "tr1/1", **changes)
+    store.change(PrivacyEntry, "tr1/1", **changes)  # type: ignore[arg-type]  # fields of a record
     with pytest.raises(StoreError, match="tr1/1"):
         ledger.record(entry(2))
