@@ -21,6 +21,7 @@ from wildflower.client.policy import load_policy
 from wildflower.client.privacy_book import FILE, PrivacyBook
 from wildflower.client.privacy_guard import PrivacyGuard
 from wildflower.strategies import round_messages as wire
+from wildflower.strategies.he.protection import Homomorphic
 from wildflower.strategies.mod import App, UpdateMod
 from wildflower.strategies.protection import Protection
 from wildflower.strategies.secagg.keys import load_ca
@@ -47,6 +48,12 @@ def guard_of(directory: Path) -> Guard:
             identity,
             DirectorySessions(directory / "training/one-shot"),
             policy.helpers,
+            policy.min_cohort,
+        ),
+        Homomorphic(
+            identity,
+            DirectorySessions(directory / "training/he"),
+            policy.key_holder,
             policy.min_cohort,
         ),
     ]

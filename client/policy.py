@@ -28,6 +28,8 @@ class Policy:
         helpers: Digests of the helpers of one-shot rounds, as `wildflower helper show` prints them.
             All of them take part in each such round, and no others: a server that could choose
             would choose the one it is in league with.
+        key_holder: Digest of the key holder of homomorphic rounds, as `wildflower keyholder show`
+            prints it; "" for no such rounds.
         max_epsilon_per_month: Largest epsilon that its answers of 30 days may amount to; 0 for no
             limit. With one, an answer that is not differentially private does not leave.
         unit: What the epsilon protects: "device" (all its data) or "example" (each of them).
@@ -55,6 +57,12 @@ class Policy:
         "list of at most 8 digests, 64 hex digits each; none: no one-shot rounds",
         lambda v: len(v) <= 8 and all(isinstance(one, str) and DIGEST.fullmatch(one) for one in v),
         about="Digests of the helpers of one-shot rounds, all of which must take part",
+    )
+    key_holder: str = setting(
+        "",
+        'a digest of 64 hex digits, or "" for no homomorphic rounds',
+        lambda v: not v or bool(DIGEST.fullmatch(v)),
+        about="Digest of the key holder of homomorphic rounds",
     )
     max_epsilon_per_month: float = setting(
         0.0,

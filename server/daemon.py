@@ -54,6 +54,7 @@ from wildflower.server.home import (
     stop_at_signals,
 )
 from wildflower.server.initial_model import make_initial
+from wildflower.server.initialise import NOISE_KEY
 from wildflower.server.line import LineRunner
 from wildflower.server.listener import Listener, TlsFiles
 from wildflower.server.presence import Presence
@@ -61,7 +62,7 @@ from wildflower.server.publish import Publisher
 from wildflower.server.reception import Reception
 from wildflower.server.records import Device
 from wildflower.server.rollouts import RolloutRunner
-from wildflower.server.round_trip import Parties
+from wildflower.server.round_trip import Parties, Peer
 from wildflower.server.round_work import RoundTools
 from wildflower.server.rounds import Learning, RoundRunner
 from wildflower.server.settings import Settings, load_settings
@@ -139,6 +140,17 @@ class Server:
             started_at=utc_now(),
         )
 
+    def parties(self) -> Parties:
+        """Return whom the rounds rely on."""
+        settings = self.settings
+        return Parties(
+            ca_pem=self.authority.certificate_pem,
+            noise_key=read_file(settings.directory / NOISE_KEY),
+            helpers=tuple(map(Peer.parse, settings.helpers)),
+            key_holder=Peer.parse(settings.key_holder) if settings.key_holder else None,
+            key_holder_token=settings.directory / settings.key_holder_token,
+        )
+
     def runners(self) -> tuple[RoundRunner, LineRunner, RolloutRunner]:
         """Make the runners."""
         bus, home = self.store.bus, self.settings.directory
@@ -148,7 +160,7 @@ class Server:
             bus,
             self.blobs,
             gathering,
-            Parties(self.authority.certificate_pem),
+            self.parties(),
             utc_now,
             secrets.token_bytes,
         )

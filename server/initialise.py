@@ -8,6 +8,7 @@
     keys/offline/          TUF keys that do not belong on this host: root, targets, approved-*
     signer/                the release signer's key
     tuf/                   the repository, blobs/ its files
+    noise.key              the noise of trees of rounds is made from it (0600)
 
 It is built beside its place and renamed, so that an init that fails leaves nothing behind.
 """
@@ -35,6 +36,7 @@ from wildflower.server.settings import Settings
 from wildflower.server.signer import SOCKET
 from wildflower.server.sql import SqlStore
 
+NOISE_KEY: Final = "noise.key"
 MARKER: Final = ".wildflower"
 MARK: Final = {"kind": "server", "format": 1}
 PRIVATE: Final = ("ca", "keys", "signer", "superlink", "tls")
@@ -112,6 +114,7 @@ def initialise(directory: Path, options: Options, *, now: datetime) -> Initialis
         settings.write(place)
         _make_database(place, settings)
         _write_operator(place, settings)
+        write_secret(place / NOISE_KEY, secrets.token_bytes(32))
         (place / MARKER).write_text(json.dumps(MARK))
     return Initialised(
         directory=directory,

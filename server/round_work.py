@@ -29,6 +29,7 @@ from wildflower.strategies.arrays import GlobalModel, Layout, from_safetensors, 
 from wildflower.strategies.errors import RoundAbortedError
 from wildflower.strategies.round_request import RoundRequest, RoundResult
 from wildflower.strategies.secagg.graph import Adversary, Security
+from wildflower.strategies.secagg.grouped import Grouping, Rule
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -227,6 +228,9 @@ class RoundWork:
             is_gone=self.tools.gathering.watch(nodes),
             on_stage=self.on_stage,
             evaluate_only=evaluate_only,
+            grouping=Grouping(
+                int(self.number("groups")), rule=Rule(str(self.training.settings["rule"]))
+            ),
         )
         protection = str(self.training.settings["protection"])
         result = go(protection, trip, self.tools.parties, self.tools.entropy(32))

@@ -4,6 +4,7 @@
     [listeners]  enrol_port, device_port, channel_port, operator_port, superlink_port
     [learning]   app, proxy_data, quorum, round_deadline_s
     [release]    model_name, blobs
+    [privacy]    helpers, key_holder, key_holder_token
 
 Every error names the key, the value and what is allowed.
 
@@ -26,6 +27,7 @@ from wildflower.server.errors import SettingsError
 FILE: Final = "server.toml"
 PROFILES: Final = ("single", "split", "demo")
 HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+PEER: Final = re.compile(r"https://[^\s#/]+#[0-9a-f]{64}")
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -35,6 +37,10 @@ def _key(
     """Declare a key: its section, its default, and what it may be, in words and as a test."""
     told = {"section": section, "allowed": allowed, "holds": holds, "about": about}
     return field(default=default, metadata=told)
+
+
+def _is_peer(value: str) -> bool:
+    return bool(PEER.fullmatch(value))
 
 
 def _is_host(value: str) -> bool:
@@ -77,6 +83,9 @@ class Settings:
         round_deadline_s: After this many seconds a round ends with those who answered.
         model_name: Name of the model's line; part of its target groups' names.
         blobs: Directory of the content-addressed files.
+        helpers: Helpers of one-shot rounds, each `https://host:port#digest of its key`.
+        key_holder: Key holder of homomorphic rounds, in the same form; "" for none.
+        key_holder_token: File that holds what the key holder knows this server by.
     """
 
     directory: Path = Path()
@@ -109,6 +118,17 @@ class Settings:
     blobs: str = _key(
         "release", "blobs", "a directory", lambda value: value != "" and value.isprintable()
     )
+
+    helpers: tuple[str, ...] = _key(
+        "privacy",
+        (),
+        "a list of at most 8 https://host:port#digest",
+        lambda value: len(value) <= 8 and all(map(_is_peer, value)),
+    )
+    key_holder: str = _key(
+        "privacy", "", 'https://host:port#digest, or ""', lambda value: not value or _is_peer(value)
+    )
+    key_holder_token: str = _text("privacy", "key_holder.token", "a path of a file")
 
     def __post_init__(self) -> None:
         """Check every value, and that the listeners do not collide.

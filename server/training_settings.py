@@ -2,7 +2,7 @@
 
     what is trained        epochs, batch_size, learning_rate, momentum, clip, seed
     with whom              quorum, cohort, selection, deadline_s, join_s, max_weight
-    how updates are hidden protection, bits, corrupt, dropout, adversary, groups
+    how updates are hidden protection, bits, corrupt, dropout, adversary, groups, rule
     what the model hides   dp, dp_noise, dp_norm, dp_delta, dp_epsilon, dp_count
 
 `complete` is pure: it fills in the defaults and refuses what is unknown or out of range, by name.
@@ -47,7 +47,7 @@ NUMBERS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
         "momentum": (0, 0.9999),
         "corrupt": (0, 0.49),
         "dropout": (0, 0.9),
-        "groups": (2, 10_000),
+        "groups": (3, 10_000),
         "dp_noise": (1e-3, 1e4),
         "dp_norm": (1e-6, 1e6),
         "dp_delta": (1e-15, 0.1),
@@ -62,6 +62,7 @@ CHOICES: Final[Mapping[str, tuple[Value, ...]]] = MappingProxyType(
         "bits": (16, 32),
         "protection": tuple(each.value for each in Protection),
         "adversary": ("curious", "semi-malicious"),
+        "rule": ("median", "trimmed-mean"),
         "selection": ("all", "fixed", "poisson"),
         "dp": ("none", "central", "central-adaptive", "distributed", "local", "ftrl"),
     }
@@ -82,7 +83,8 @@ DEFAULTS: Final[Mapping[str, Value]] = MappingProxyType(
         "dropout": 0.1,
         "adversary": "curious",
         "selection": "all",
-        "groups": 2,
+        "groups": 3,
+        "rule": "median",
         "dp": "none",
         "dp_noise": 1.0,
         "dp_norm": 1.0,
@@ -92,7 +94,8 @@ DEFAULTS: Final[Mapping[str, Value]] = MappingProxyType(
     }
 )
 """`cohort` 0 draws every device; `corrupt` and `dropout` are shares of the cohort; `dp_epsilon` 0
-is no budget; `dp_count` bounds each count that a device reports under differential privacy."""
+is no budget; `dp_count` bounds each count that a device reports under differential privacy; `rule`
+is what grouped rounds make of their groups' means."""
 
 
 def complete(own: Mapping[str, Value], asked: Mapping[str, Value]) -> dict[str, Value]:
@@ -125,10 +128,12 @@ def _require_together(settings: Mapping[str, Value]) -> None:
     Raises:
         SettingsError: The combination would not give what it promises.
     """
-    names = (str(settings[key]) for key in ("protection", "selection", "dp"))
-    weighting = "by-examples" if settings["dp"] == "none" else "equal"
+    names = [str(settings[key]) for key in ("protection", "selection", "dp")]
+    names.append("by-examples" if settings["dp"] == "none" else "equal")
+    robust = {"median": "fedmedian"}.get(str(settings["rule"]), str(settings["rule"]))
+    names.append(robust if settings["protection"] == "grouped" else "fedavg")
     try:
-        combine.require("fedavg", *names, weighting)
+        combine.require(*names)
     except StrategyError as error:
         raise SettingsError(str(error), hint=error.hint) from error
 
