@@ -13,7 +13,8 @@ Epsilon falls with the noise and rises with the rounds; the searches rely on not
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
 from wildflower.strategies.dp import limits
@@ -45,16 +46,23 @@ class Budget:
         limits.number("epsilon", self.epsilon, 1e-3, 1e3)
         limits.number("delta", self.delta, 1e-15, 0.5)
 
+    def price_of(self, events: Sequence[Event], method: Method | None = None) -> float:
+        """Return what the events together cost.
+
+        Raises:
+            ValueError: A sampling that cannot be accounted under this relation.
+        """
+        return epsilon_of(
+            events, delta=self.delta, relation=self.relation, method=method or self.method
+        )
+
     def allows(self, events: Sequence[Event], method: Method | None = None) -> bool:
         """Tell whether the events together cost no more than epsilon.
 
         Raises:
             ValueError: A sampling that cannot be accounted under this relation.
         """
-        found = epsilon_of(
-            events, delta=self.delta, relation=self.relation, method=method or self.method
-        )
-        return found <= self.epsilon
+        return self.price_of(events, method) <= self.epsilon
 
 
 def noise_for(release: Callable[[float], Sequence[Event]], budget: Budget) -> float:
@@ -73,33 +81,42 @@ def noise_for(release: Callable[[float], Sequence[Event]], budget: Budget) -> fl
             f"no noise multiplier up to {high:g} keeps epsilon at {budget.epsilon:g}"
             f" with delta {budget.delta:g}"
         )
-    enough = _smallest(release, budget, Method.RDP, (low, high))  # cheap, and never too little
-    if budget.method is Method.RDP or enough == low:
-        return enough
+    if budget.method is Method.RDP:
+        return _smallest(release, budget, (low, high), PRECISION)
+    by_rdp = replace(budget, method=Method.RDP)  # cheap, and never too little
+    enough = _smallest(release, by_rdp, (low, high), 0.05)
     below = enough * 0.8
     while below > low and budget.allows(release(below)):
         enough, below = below, below * 0.8
-    return _smallest(release, budget, budget.method, (max(below, low), enough))
+    return _smallest(release, budget, (max(below, low), enough), PRECISION)
 
 
 def _smallest(
     release: Callable[[float], Sequence[Event]],
     budget: Budget,
-    method: Method,
     between: tuple[float, float],
+    precision: float,
 ) -> float:
     """Return the smallest noise that is enough; the upper one of `between` is.
 
-    By bisection of its logarithm: epsilon is infinite or 0 at some, which defeats faster searches.
+    Epsilon is close to a power of the noise, so its logarithm is close to a line in that of the
+    noise, which Brent's search finds the end of within a few prices.
     """
+    from scipy.optimize import brentq
+
+    @cache
+    def excess(log_noise: float) -> float:
+        """Return the logarithm of how many times the budget is spent, within +-50."""
+        spent = budget.price_of(release(math.exp(log_noise))) / budget.epsilon
+        return math.log(min(max(spent, 1e-20), 1e20))
+
     low, high = (math.log(noise) for noise in between)
-    if budget.allows(release(between[0]), method):
+    if excess(low) <= 0:
         return between[0]
-    while high - low > PRECISION:
-        middle = (low + high) / 2
-        allowed = budget.allows(release(math.exp(middle)), method)
-        low, high = (low, middle) if allowed else (middle, high)
-    return math.exp(high)
+    found = float(brentq(excess, low, high, xtol=precision / 4))
+    while excess(found) > 0:
+        found += precision / 4
+    return math.exp(found)
 
 
 def rounds_for(
