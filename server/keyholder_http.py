@@ -31,7 +31,7 @@ from wildflower.strategies.errors import (
     StrategyError,
 )
 from wildflower.strategies.he.messages import MAX_CIPHERTEXT, MAX_HEADER, SumRequest
-from wildflower.strategies.he.packing import MAX_LENGTH, chunks_of
+from wildflower.strategies.he.packing import MAX_CHUNKS
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ HEALTH: Final = "/healthz"
 KEYS: Final = "/v1/keys"
 SUMS: Final = "/v1/sums"
 MAX_ASKED: Final = 4096  # bytes of a question for a key
-MAX_SUM: Final = MAX_HEADER + chunks_of(MAX_LENGTH) * (MAX_CIPHERTEXT + 4)  # bytes
-BODY_S: Final = 300.0  # seconds in which a request's body must have come
+MAX_SUM: Final = MAX_HEADER + MAX_CHUNKS * (MAX_CIPHERTEXT + 4)  # bytes
+BODY_S: Final = 60.0  # seconds in which a request's body must have come
 
 
 def create_app(holder: KeyHolder, token_digest: str) -> Starlette:

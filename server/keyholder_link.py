@@ -23,7 +23,7 @@ from wildflower.strategies.errors import KeyHolderError, ProtocolError
 from wildflower.strategies.he.messages import MAX_CONTEXT, MAX_HEADER, RunKey, SumRequest
 
 CONNECT_S: Final = 5.0
-TIMEOUT_S: Final = 300.0  # of one question; a sum of 67 million residues takes a minute
+TIMEOUT_S: Final = 90.0  # of one question; the largest sum takes some seconds
 PATIENCE_S: Final = 20.0  # in which a key holder that does not answer may come back
 PAUSE_S: Final = 0.5
 MAX_KEY: Final = 2 * MAX_CONTEXT + MAX_HEADER  # bytes; hex digits

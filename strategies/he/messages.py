@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 
 from wildflower.strategies.encodings import SumEncoding, read_encoding
 from wildflower.strategies.errors import ProtocolError
-from wildflower.strategies.he.packing import BITS, MAX_ADDENDS, MAX_LENGTH, chunks_of
+from wildflower.strategies.he.packing import BITS, MAX_ADDENDS, MAX_CHUNKS, MAX_LENGTH, chunks_of
 from wildflower.strategies.secagg import fields as flat
 from wildflower.strategies.secagg.fields import DEVICE, HEADER, SESSION, Fields, Reader
 from wildflower.strategies.secagg.messages import MAX_CERTIFICATE, MAX_NAME, MAX_SIGNATURE
@@ -238,7 +238,7 @@ class Encrypted:
         reader = Reader("encrypted", fields, _ENCRYPTED)
         found = fields["ciphertexts"]
         count = len(found) if isinstance(found, list) else 0
-        if not 1 <= count <= chunks_of(MAX_LENGTH):
+        if not 1 <= count <= MAX_CHUNKS:
             raise reader.error("ciphertexts", "a list that is not empty", type(found).__name__)
         return cls(
             reader.session,

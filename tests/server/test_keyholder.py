@@ -133,6 +133,14 @@ def test_altered_bytes_use_the_rounds_answer_up_too(holder: KeyHolder) -> None:
         holder.decrypt(asked(key))
 
 
+def test_the_holder_cannot_see_that_a_sum_is_one_devices_update(holder: KeyHolder) -> None:
+    key = holder.key("t1")
+    alone = asked(key, [1], addends=3)  # what `Terms.trust` says a dishonest server can do
+    assert holder.decrypt(alone).tolist() == row(1).tolist()
+    with pytest.raises(KeyHolderError, match="answered already"):  # and what bounds it
+        holder.decrypt(asked(key, [2], addends=3))
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too few": ({"addends": 2}, "a sum of 2 updates, 3 to 127 are decrypted"),
     "too many": ({"addends": 128}, "a sum of 128 updates, 3 to 127 are decrypted"),

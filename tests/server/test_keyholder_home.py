@@ -20,6 +20,7 @@ from tests.he_fakes import HeFleet
 from tests.round_fakes import LAYOUT, FlowerApp, request
 
 from wildflower.cli import main
+from wildflower.server.cli.listen import read_place
 from wildflower.server.errors import ConflictError, ServerError, SettingsError, StartError
 from wildflower.server.keyholder import Terms
 from wildflower.server.keyholder_home import (
@@ -226,6 +227,12 @@ def test_init_and_show_tell_who_it_is_and_what_may_be_expected(
     assert (run["run"], run["key"], run["rounds"]) == ("training-1", key.digest.hex(), 0)
     again = told(capsys, "init", "--dir", place)
     assert "not empty" in str(again["error"])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "keys.example.org", "::1"])
+def test_where_to_listen_is_host_and_port(host: str) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    assert read_place(f"{shown}:8446") == Place(host, 8446, "--listen", "of this command")
 
 
 @pytest.mark.parametrize("listen", ["", "8446", "host:", "host:port", ":1", "host:70000"])

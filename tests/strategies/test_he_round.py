@@ -20,6 +20,7 @@ from wildflower.strategies.dp.rule import ClientRule
 from wildflower.strategies.errors import KeyHolderError, RoundAbortedError
 from wildflower.strategies.fixed_point import Encoding
 from wildflower.strategies.flower_compat.messages import empty_run
+from wildflower.strategies.he.packing import MAX_LENGTH
 from wildflower.strategies.he.protection import RECORD
 from wildflower.strategies.he_round import he_round
 from wildflower.strategies.round_request import RoundRequest, RoundResult
@@ -235,8 +236,8 @@ def test_fewer_survivors_than_the_key_holder_wants_abort_the_round(build: Build)
 
 
 def test_a_model_that_is_too_large_is_refused_before_anything_is_sent(fleet: HeFleet) -> None:
-    layout = Layout((Entry("w", (2**26,), "float32"),))
-    with pytest.raises(RoundAbortedError, match=r"no session: .* at most 67108864 of 16 bits"):
+    layout = Layout((Entry("w", (MAX_LENGTH,), "float32"),))
+    with pytest.raises(RoundAbortedError, match=r"no session: .* at most 6144000 of 16 bits"):
         go(fleet, request(layout=layout))
 
 

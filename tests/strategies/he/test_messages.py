@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.he_fakes import IDENTITY, SESSION, encoding
 
+from wildflower.server.gateway import MAX_CALL
 from wildflower.strategies.errors import CapacityError, ProtocolError
 from wildflower.strategies.fixed_point import Encoding
 from wildflower.strategies.he.messages import (
@@ -22,7 +23,7 @@ from wildflower.strategies.he.messages import (
     digest_of,
     join,
 )
-from wildflower.strategies.he.packing import PER_CHUNK
+from wildflower.strategies.he.packing import MAX_CHUNKS, MAX_LENGTH, PER_CHUNK
 
 KEY = RunKey("t1", b"context", 3, 1_900_000_000, IDENTITY.public_der, b"signed")
 INVITED = Invitation(SESSION, 1, KEY, encoding())
@@ -102,7 +103,7 @@ def wide() -> Encoding:
         {"round": -1},
         {"encoding": encoding(clients=2)},
         {"encoding": encoding(clients=128)},
-        {"encoding": encoding(size=2**26)},
+        {"encoding": encoding(size=MAX_LENGTH)},
         {"encoding": wide()},
     ],
 )
@@ -131,7 +132,7 @@ def test_an_invitation_whose_sums_do_not_fit_is_refused() -> None:
         {"ciphertexts": b"one"},
         {"ciphertexts": [bytes(MAX_CIPHERTEXT + 1)]},
         {"ciphertexts": ["one"]},
-        {"ciphertexts": [b"x"] * 8193},
+        {"ciphertexts": [b"x"] * (MAX_CHUNKS + 1)},
         {"device": bytes(31)},
         {"certificate": bytes(5000)},
         {"signature": b""},
@@ -146,7 +147,7 @@ def test_an_update_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
     ("wrong", "parts"),
     [
         ({"length": 0}, (b"one", b"two")),
-        ({"length": 2**26 + 1}, (b"one", b"two")),
+        ({"length": MAX_LENGTH + 1}, (b"one", b"two")),
         ({"length": PER_CHUNK}, (b"one", b"two")),
         ({"key": bytes(31)}, (b"one", b"two")),
         ({"run": ""}, (b"one", b"two")),
@@ -170,6 +171,10 @@ def test_pieces_longer_than_allowed_are_refused() -> None:
         cut(join({}, (bytes(MAX_CIPHERTEXT + 1),)))
     with pytest.raises(ProtocolError, match=f"allowed are 1 to {MAX_HEADER}"):
         cut(join({"a": "x" * MAX_HEADER}, ()))
+
+
+def test_the_largest_update_passes_the_gateway() -> None:
+    assert MAX_CHUNKS * 88_700 < MAX_CALL  # a ciphertext has 88,600 bytes
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), max_size=4))
