@@ -34,8 +34,8 @@ MAX_ADDENDS: Final = 2**HEADROOM - 1
 LANE: Final = BITS + HEADROOM
 PER_CHUNK: Final = 2 * SLOTS
 MAX_CHUNKS: Final = 750
-"""Most ciphertexts of one update, 66.5 MB: Flower sends a record in one piece, and a device's way to
-the server (`server.gateway`) takes 64 MiB in one."""
+"""Most ciphertexts of one update, 66.5 MB. Flower sends a record in one piece, of which a device's
+way to the server (`server.gateway`) takes 64 MiB."""
 MAX_LENGTH: Final = MAX_CHUNKS * PER_CHUNK
 """Most residues of one update: six million parameters."""
 
