@@ -6,6 +6,7 @@ the repository verify everything as a device would, and then puts new online key
 Each step may be repeated after a crash.
 """
 
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +22,7 @@ from wildflower.ota.release.bundle import Bundle, propose
 from wildflower.ota.release.ceremony import Authority, Change, RoleView
 from wildflower.ota.release.files import write_durably
 from wildflower.ota.release.keyring import find_signers
-from wildflower.ota.release.keys import DELEGATED, RoleKeys, load_key
+from wildflower.ota.release.keys import AUTO, DELEGATED, RoleKeys, load_key
 from wildflower.ota.release.repository import Changes, Repository
 
 ONLINE: Final = ("snapshot", "timestamp", "rollout")
@@ -127,17 +128,22 @@ class Ceremony:
         return RoleKeys(tuple(signers), role.threshold)
 
     def _install(self) -> None:
-        """Let `keys/<role>.pem` be a key that signs for the role now."""
+        """Let the file that a process of this server signs with hold a key of its role."""
         roles = {role.name: role for role in self.authority().roles()}
-        for role in ONLINE:
-            place = self._keys / f"{role}.pem"
-            wanted = roles[role].keys
-            if place.is_file() and load_key(place).public_key.keyid in wanted:
-                continue
-            for path in sorted(self._keys.glob("*.pem")):
-                if _key_id(path) in wanted:
-                    write_durably(place, path.read_bytes(), mode=0o600)
-                    break
+        places = {role: self._keys / f"{role}.pem" for role in ONLINE}
+        places[AUTO] = self.directory / "signer" / "key.pem"
+        for role, place in places.items():
+            if os.access(place.parent, os.R_OK | os.X_OK):  # the signer's may be another user's
+                _put_in_place(place, roles[role].keys)
+
+
+def _put_in_place(place: Path, wanted: Collection[str]) -> None:
+    if place.is_file() and _key_id(place) in wanted:
+        return
+    for path in sorted(place.parent.glob("*.pem")):
+        if _key_id(path) in wanted:
+            write_durably(place, path.read_bytes(), mode=0o600)
+            return
 
 
 def _key_id(path: Path) -> str:

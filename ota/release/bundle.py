@@ -34,11 +34,13 @@ from wildflower.ota.release.ceremony import (
     owed,
     read_root,
 )
-from wildflower.ota.release.keys import ROLES, ROLLOUT
+from wildflower.ota.release.keys import DELEGATED, ROLLOUT
 from wildflower.ota.release.repository import Lifetimes
 from wildflower.ota.release.signing import read_targets
 
 KIND: Final = "wildflower.signing-bundle"
+PROPOSED: Final = ("root", "targets", *DELEGATED)
+"""Roles that may be proposed, in the order in which they are told."""
 MAX_BUNDLE: Final = 16_000_000  # bytes; metadata of a targets role has at most 5 MB
 
 
@@ -48,7 +50,7 @@ class Bundle:
 
     Attributes:
         authority: Root and targets in force when it was made.
-        proposals: New metadata by role; the roles are of `keys.ROLES`.
+        proposals: New metadata by role; the roles are of `PROPOSED`.
         targets: Contents that the proposals name, by target path.
         current: Metadata in force of the delegated roles that are proposed anew.
     """
@@ -143,17 +145,19 @@ class Bundle:
         names = {"kind", "format", "root", "targets", "proposals", "contents", "current"}
         if set(document) != names:
             raise FormatError(f"signing bundle: expected {sorted(names)}, found {sorted(document)}")
+        proposals = _object(document["proposals"])
+        for role in proposals:
+            if role not in PROPOSED:
+                raise FormatError(f"signing bundle: a proposal for {role!r}")
         bundle = cls(
             Authority(_text(document["root"]), _text(document["targets"])),
-            {role: _text(text) for role, text in _object(document["proposals"]).items()},
+            {role: _text(proposals[role]) for role in PROPOSED if role in proposals},
             {path: _text(text) for path, text in _object(document["contents"]).items()},
             {role: _text(text) for role, text in _object(document["current"]).items()},
         )
         read_root(bundle.authority.root)
         read_targets(bundle.authority.targets)
         for role, metadata in bundle.proposals.items():
-            if role not in ROLES or (role in TOP and role not in ("root", "targets")):
-                raise FormatError(f"signing bundle: a proposal for {role!r}")
             _read(role, metadata)
         for metadata in bundle.current.values():
             read_targets(metadata)
