@@ -15,6 +15,7 @@ from wildflower.client.policy import load_policy, save_policy
 from wildflower.server.api.views import EventView
 from wildflower.server.cli.remote import Remote
 from wildflower.simulation.local.launch import Launch, launch
+from wildflower.strategies.trips import SHARES_OF_TIME
 
 WAIT_S: Final = 600.0
 
@@ -59,7 +60,7 @@ def _train(remote: Remote, protection: str, rounds: int) -> tuple[float, int]:
     def watch(event: EventView) -> bool | None:
         if not event.subject.startswith(asked.training_id):
             return None
-        if event.kind == "round.stage":
+        if event.kind == "round.stage" and event.fields.get("stage") in SHARES_OF_TIME:
             stages[event.subject] += 1
         if event.kind == "training.aborted":
             raise RuntimeError(f"the training was aborted: {event.fields.get('reason')}")
