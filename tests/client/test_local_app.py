@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from tests.round_fakes import Fleet, request
 from tests.tiny_task import points, task
 
@@ -21,6 +21,7 @@ from wildflower.simulation.fleet import STATISTICS
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import Layout
 from wildflower.strategies.errors import TaskError
+from wildflower.strategies.flower_compat.messages import assume_identity
 from wildflower.strategies.initial import initial_model
 from wildflower.strategies.trips import plain_round
 
@@ -85,7 +86,23 @@ def test_a_task_of_ours_trains_and_measures_in_a_round() -> None:
     assert again.total.statistics["eval-correct"] == sums["eval-correct"]
 
 
+def test_under_dp_sgd_nothing_measured_is_told_and_nothing_evaluated() -> None:
+    local = Local(task, points(40))
+    app, private = local_app(lambda _: local), {"dp-sgd-noise": 2.0, "seed": 1}
+    arrays = {name: Array(array) for name, array in initial_model(task, 0).items()}
+    content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(private)})
+    assume_identity()
+    context = Context(1, 11, {}, RecordDict(), {})
+    reply = app(Message(content, 11, "train"), context)
+    told = {"examples": 36.0, "dp-sgd-replaced": 0.0, "num-examples": 36}
+    assert dict(reply.content.metric_records["metrics"]) == told
+    assert list(reply.content.array_records["arrays"]) == list(arrays)
+    with pytest.raises(TrainingError, match="under DP-SGD there is none"):
+        app(Message(content, 11, "evaluate"), context)
+
+
 def test_a_users_flower_app_is_loaded_as_it_stands(directory: Path) -> None:
+    assume_identity()
     loaded = find_app(str(directory), "")
     content, context = RecordDict(), Context(1, 11, {}, RecordDict(), {})
     assert loaded(Message(content, 11, "train"), context).content is content

@@ -26,6 +26,10 @@ BAD = {
     "mistyped": ('sec_agg = "required"', "unknown key sec_agg", "Did you mean secagg?"),
     "cohort": ("min_cohort = 0", "min_cohort = 0 is not allowed", "[1, 1000000]"),
     "helper": ('helpers = ["ab"]', "helpers = ('ab',) is not allowed", "64 hex digits"),
+    "epsilon": ("max_epsilon_per_month = -1", "= -1.0 is not allowed", "0 for no limit"),
+    "no epsilon": ("max_epsilon_per_month = nan", "= nan is not allowed", "[0, 1000]"),
+    "unit": ('unit = "person"', "unit = 'person' is not allowed", '"example"'),
+    "delta": ("delta = 0.5", "delta = 0.5 is not allowed", "[1e-15, 0.01]"),
     "fraction": ("min_cohort = 2.5", "min_cohort = 2.5 is not allowed", "a number"),
 }
 

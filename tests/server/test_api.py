@@ -137,7 +137,7 @@ def require_problem(response: httpx.Response, status: int) -> dict[str, str]:
 
 PATHS = [
     *("status", "devices", "trainings", "models", "releases", "rollouts", "events/log", "events"),
-    *("trace/abcdef", "repository/root", "blobs/" + "0" * 64),
+    *("trace/abcdef", "repository/root", "blobs/" + "0" * 64, "privacy"),
 ]
 
 
