@@ -123,6 +123,11 @@ def together(options: Iterable[Option]) -> tuple[Option, ...]:
 def judge(options: Iterable[Option]) -> Verdict:
     """Return the verdict on a combination.
 
+    Example:
+        >>> verdict = judge(parse("secagg+krum"))
+        >>> verdict.level.value, verdict.alternatives
+        ('refused', ('fedavg+secagg', 'fedadam+secagg'))
+
     Raises:
         OptionError: Two options of one kind.
     """

@@ -26,7 +26,7 @@ from flwr.serverapp import Grid
 
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.arrays import Layout
-from wildflower.strategies.errors import CombinationError, RoundAbortedError
+from wildflower.strategies.errors import CapacityError, CombinationError, RoundAbortedError
 from wildflower.strategies.fixed_point import CLIPPED
 from wildflower.strategies.flower_compat.messages import FlowerRun
 from wildflower.strategies.round_request import RoundRequest, RoundResult
@@ -172,6 +172,7 @@ class SecureGrid(Grid):
 
         Raises:
             CombinationError: The messages cannot be one protected round.
+            RoundAbortedError: The sums of such a cohort do not fit into the residues.
         """
         asked = list(messages)
         if not asked:
@@ -182,6 +183,8 @@ class SecureGrid(Grid):
         try:
             result = self._run_round(plan.nodes, request, evaluate_only=plan.kind == wire.EVALUATE)
         except RoundAbortedError as error:
+            if isinstance(error.__cause__, CapacityError):  # it will not fit next time either
+                raise
             log.warning(
                 "round aborted", extra={"round": self._last, "kind": plan.kind, "why": str(error)}
             )

@@ -26,7 +26,12 @@ Attack = Callable[[Update], Update]
 
 
 def sign_flip(update: Update) -> Update:
-    """Return the update that undoes this one."""
+    """Return the update that undoes this one.
+
+    Example:
+        >>> sign_flip(Update(np.array([0.5, -2.0], np.float32), 3.0, {})).vector.tolist()
+        [-0.5, 2.0]
+    """
     return replace(update, vector=-update.vector)
 
 

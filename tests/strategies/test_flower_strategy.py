@@ -16,7 +16,7 @@ from tests.round_fakes import MODEL, Fleet, FlowerApp
 from wildflower.simulation.grid import Death, InProcessGrid
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.combine import require
-from wildflower.strategies.errors import CombinationError
+from wildflower.strategies.errors import CombinationError, RoundAbortedError
 from wildflower.strategies.flower_grid import LOOK_S, Presence, SecureGrid, Terms
 from wildflower.strategies.flower_inner import COUNTS_REPLIES, OPTION_OF, check_inner
 from wildflower.strategies.flower_strategy import SecAggPlus
@@ -201,6 +201,11 @@ def test_a_cohort_of_two_trains_nothing(caplog: pytest.LogCaptureFixture) -> Non
     result, _ = secure(FedAvg(), Fleet([each.app for each in apps()[:2]]), 1)
     assert result.train_metrics_clientapp == {}
     assert "round aborted" in caplog.text
+
+
+def test_terms_that_never_fit_end_the_training_at_once() -> None:
+    with pytest.raises(RoundAbortedError, match="may weigh at most"):
+        secure(FedAvg(), max_weight=1e10)
 
 
 class Clever(FedAvg):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.round_fakes import LAYOUT, MODEL, Fleet, FlowerApp, request
 
 from wildflower.simulation.grid import App, InProcessGrid
@@ -16,6 +18,7 @@ from wildflower.strategies.attacks.byzantine import Attack, poison, scale, sign_
 from wildflower.strategies.attacks.curious import Transcript, reused_masks, unmask
 from wildflower.strategies.attacks.mods import ByzantineMod, listening, tampered
 from wildflower.strategies.errors import RoundAbortedError
+from wildflower.strategies.flower_compat.messages import assume_identity
 from wildflower.strategies.round_request import RoundResult
 from wildflower.strategies.trips import secure_round
 
@@ -180,4 +183,21 @@ def test_other_messages_are_not_tampered_with_nor_heard() -> None:
         [reply] = grid.send_and_receive([Message(content, 11, kind)])
         found = reply.content.config_records.get("secagg")
         assert (found and dict(found)) == ({"kind": "x"} if fields and kind == "query" else fields)
+    assert transcripts == {}
+
+
+VALUES = st.one_of(st.integers(-3, 3), st.binary(max_size=40), st.text(max_size=4))
+NAMES = st.sampled_from(["version", "kind", "session", "device", "keys", "residues", "alive"])
+KINDS = st.sampled_from(["params", "advertisement", "roster", "delivery", "masked", "reveal"])
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=7), KINDS, st.booleans())
+def test_a_listener_hears_any_message_without_harm(
+    fields: dict[str, Any], kind: str, is_kind: bool
+) -> None:
+    transcripts: dict[bytes, Transcript] = {}
+    assume_identity()
+    own = {"version": 1, "kind": kind, "session": bytes(32)} if is_kind else {}
+    content = RecordDict({"secagg": ConfigRecord({**fields, **own})})
+    listening(transcripts)(Message(content, 11, "train"))
     assert transcripts == {}
