@@ -7,7 +7,6 @@ The helper's key is the one whose digest was configured, or there is no link. Co
 starts: then a helper that is gone is known before a device has trained.
 """
 
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -167,8 +166,6 @@ def _repeated(act: Callable[[], T], patience_s: float) -> T:
     while True:
         try:
             return act()
-        except ssl.SSLCertVerificationError:
-            raise  # another key: it will not change by asking again
         except (httpx.TransportError, OSError):
             if time.monotonic() > end:
                 raise

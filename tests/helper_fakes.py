@@ -8,10 +8,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.round_fakes import FlowerApp
 from tests.secagg_fakes import entropy_of
 
+from wildflower.client.outgoing import Guard, Outgoing
 from wildflower.server.helper import make_helper
+from wildflower.simulation.grid import InProcessGrid
+from wildflower.simulation.identities import SimulatedCa
+from wildflower.strategies.mod import UpdateMod
 from wildflower.strategies.secagg.one_shot_messages import HelperCard
+from wildflower.strategies.secagg.one_shot_protection import OneShot
+from wildflower.strategies.secagg.sessions import MemorySessions
 
 READY_S = 60.0
 
@@ -57,3 +64,13 @@ def helper_process(
         finally:
             process.terminate()
             process.wait(READY_S)
+
+
+def grid_of(ca: SimulatedCa, digest: str, devices: int) -> InProcessGrid:
+    """Return nodes 11, 12, ... that train by 0.5 with weight 10 and pin one helper."""
+    guarded = {}
+    for number in range(devices):
+        protection = OneShot(ca.enrol(), MemorySessions(), (digest,))
+        guard = Guard(Outgoing("required", (protection,)), UpdateMod((protection,)))
+        guarded[11 + number] = guard.around(FlowerApp(0.5, 10).app)
+    return InProcessGrid(guarded)

@@ -1,15 +1,17 @@
 """A helper: its directory, its application, its commands, and its real process over real TLS."""
 
+import asyncio
 import json
 import random
 import signal
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -17,8 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.asgi_fakes import AsgiTransport
-from tests.helper_fakes import helper_directory, helper_process
+from tests.helper_fakes import grid_of, helper_directory, helper_process
 from tests.one_shot_fakes import OneShotPlay, make_one_shot_params
+from tests.round_fakes import request as asked
 from tests.secagg_fakes import entropy_of
 
 from wildflower.cli import main
@@ -39,8 +42,9 @@ from wildflower.server.helper_link import HelperLink
 from wildflower.server.listener import Place as Socket
 from wildflower.server.ports import choose_ports
 from wildflower.simulation.identities import SimulatedCa
-from wildflower.strategies.errors import HelperError, ProtocolError
+from wildflower.strategies.errors import HelperError, ProtocolError, RoundAbortedError
 from wildflower.strategies.fixed_point import Residues
+from wildflower.strategies.one_shot_round import one_shot_round
 from wildflower.strategies.secagg.helper import Helper
 from wildflower.strategies.secagg.one_shot_messages import HelperCard
 
@@ -194,12 +198,43 @@ def test_a_body_that_is_too_long_is_refused(
     assert "at most 1000 bytes" in str(helper_wire.read_error(found))
 
 
-@given(
-    st.one_of(
-        st.binary(max_size=200),
-        st.text(max_size=50).map(lambda text: json.dumps({"kind": text}).encode()),
-    )
-)
+def test_a_body_that_does_not_come_is_not_waited_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wildflower.server.helper.REQUEST_S", 0.01)
+    told: list[tuple[int, str]] = []
+
+    async def silent() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    async def ended() -> MutableMapping[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if "status" in message:
+            told.append((message["status"], ""))
+        else:
+            told.append((0, json.loads(message["body"])["error"]["message"]))
+
+    path = {"path": helper_wire.SUM, "query_string": b""}
+    with opened(place.directory) as home:
+        application = create_app(home.helper, now=lambda: datetime.now(UTC))
+        for receive in (silent, ended):
+            scope = {"type": "http", "method": "POST", "headers": [], **path}
+            asyncio.run(application(scope, receive, send))
+    assert told == [
+        (408, ""),
+        (0, "no whole request within 0 s"),
+        (403, ""),
+        (0, "the request broke off"),
+    ]
+
+
+OBJECTS = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=4)
+
+
+@given(st.one_of(st.binary(max_size=200), OBJECTS.map(lambda each: json.dumps(each).encode())))
 @settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -270,13 +305,22 @@ def test_a_helper_killed_between_claim_and_answer_answers_the_same_when_it_is_ba
 
 
 def test_a_helper_that_is_gone_is_told_by_name_and_address(place: Place) -> None:
-    with pytest.raises(HelperError, match=f"{place.card.digest[:12]} at {place.url} does not"):
+    gone = f"helper {place.card.digest[:12]} at {place.url} does not answer"
+    with pytest.raises(HelperError, match=gone):
         place.connect(patience_s=0.0)
     with helper_process(place.directory, place.port):
         link = place.connect(patience_s=0.0)
-    play = place.play()
-    with link, pytest.raises(HelperError, match=f"{place.card.digest[:12]} at {place.url} does"):
-        link.sum(play.request(play.answers))
+    grid = grid_of(CA, place.card.digest, 4)
+    with link, pytest.raises(RoundAbortedError, match=gone):
+        one_shot_round(
+            grid,
+            list(range(11, 15)),
+            asked(),
+            is_gone=grid.is_gone,
+            entropy=bytes(range(32)),
+            ca_pem=CA.pem,
+            helpers=[link],
+        )
 
 
 def test_another_helper_at_its_address_is_not_asked(place: Place) -> None:
