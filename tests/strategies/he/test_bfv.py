@@ -1,6 +1,5 @@
 """BFV: sums are exact, the server cannot decrypt, what is altered or foreign is refused."""
 
-import builtins
 import functools
 import random
 import subprocess
@@ -218,14 +217,7 @@ def test_tenseal_writes_nothing_to_standard_output() -> None:
 
 
 def test_without_tenseal_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def absent(name: str, *rest: Any) -> Any:
-        if name == "tenseal":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
+    monkeypatch.setitem(sys.modules, "tenseal", None)
     with pytest.raises(MissingPackageError, match="tenseal, which is not installed") as caught:
         bfv.tenseal()
     assert "pip install" in caught.value.hint

@@ -1,5 +1,6 @@
 """The device's side: the pinned key holder only, one answer a session, stored before it leaves."""
 
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,12 @@ from wildflower.server.keyholder import KeyHolder
 from wildflower.simulation.identities import SimulatedCa
 from wildflower.strategies.arrays import Update
 from wildflower.strategies.encodings import SumEncoding
-from wildflower.strategies.errors import ProtocolError, StoredStateError, UpdateRefusedError
+from wildflower.strategies.errors import (
+    MissingPackageError,
+    ProtocolError,
+    StoredStateError,
+    UpdateRefusedError,
+)
 from wildflower.strategies.he import trust
 from wildflower.strategies.he.messages import Invitation, SumRequest, join
 from wildflower.strategies.he.protection import RECORD, Homomorphic, Made
@@ -115,6 +121,16 @@ def test_a_key_that_is_not_good_enough_is_refused_before_training(
     app = App()
     with pytest.raises(ProtocolError, match=told):
         protection(**changes).answer("train", asked.to_fields(), app)
+    assert app.calls == 0
+
+
+def test_a_device_without_tenseal_refuses_before_training(
+    asked: Invitation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tenseal", None)  # as if it was not installed
+    app = App()
+    with pytest.raises(MissingPackageError, match="tenseal, which is not installed"):
+        protection().answer("train", asked.to_fields(), app)
     assert app.calls == 0
 
 
