@@ -26,7 +26,7 @@ from wildflower.server.store import Store
 from wildflower.strategies import round as machine
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import GlobalModel, Layout, from_safetensors, to_safetensors
-from wildflower.strategies.errors import RoundAbortedError
+from wildflower.strategies.errors import RoundAbortedError, SecAggError
 from wildflower.strategies.round_request import RoundRequest, RoundResult
 from wildflower.strategies.secagg.graph import Adversary, Security
 from wildflower.strategies.secagg.grouped import Grouping, Rule
@@ -207,7 +207,7 @@ class RoundWork:
             here = gathering.gather(self.grid, state.cohort, self.training.training_id, join_s)
             request = self._request(state.number + 1, model, state.quorum)
             result, _ = self._trip(tuple(here), request, evaluate_only=True)
-        except RoundAbortedError as error:
+        except (RoundAbortedError, SecAggError) as error:  # SecAgg's: a helper is gone
             log.warning("last model not evaluated: %s", error, extra={"model": model})
             return Outcome(machine.Evaluated({}))
         measured = aggregates.figures(result.total, evaluate_only=True).measured
