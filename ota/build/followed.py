@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wildflower.ota.delta.fp32 import SHARE, coded
-from wildflower.ota.delta.quantiser import followed, held, held_bias
+from wildflower.ota.delta.quantiser import FIRST, Rules, followed, held, held_bias
 from wildflower.ota.errors import QuantiseError
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ class _Quantised:
         return self.name.removesuffix(SUFFIX)
 
 
-def follow(previous: bytes, naive: bytes, master: bytes, *, hold: float, limit: int) -> bytes:
+def follow(previous: bytes, naive: bytes, master: bytes, *, rules: Rules, limit: int) -> bytes:
     """Return the next release.
 
     Args:
         previous: The last release, int8 ONNX in QDQ form.
         naive: The new model's own int8 build.
         master: The new model in fp32, as that build's quantiser saw it.
-        hold: See `quantiser.held`, in steps.
+        rules: How much may stay as it is.
         limit: Largest integer of a weight: 127, or 64 where the range is reduced.
 
     Raises:
@@ -64,16 +64,22 @@ def follow(previous: bytes, naive: bytes, master: bytes, *, hold: float, limit: 
     fresh, masters = _tensors(naive), _tensors(master)
     _check_graphs(model, onnx.load_from_string(naive))
     tensors = {one.name: one for one in model.graph.initializer}
-    follower = _Follower(tensors, masters, hold, limit)
+    follower = _Follower(tensors, masters, rules, limit)
     quantised = list(_quantised(model.graph, tensors))
     done = set[str]()
     for one in quantised:
         done |= follower.tensor(one)
     done |= follower.biases(model.graph, {one.name: one for one in quantised})
     done |= _activation_ranges(model.graph)
-    for name in tensors.keys() - done:
+    used = {name for node in model.graph.node for name in node.input}
+    for name in (tensors.keys() & used) - done:  # what the quantiser left unused stays as it is
         follower.rest(name, fresh)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def first(naive: bytes, master: bytes, *, limit: int) -> bytes:
+    """Return a release that others can follow: `naive` with scales that have a short mantissa."""
+    return follow(naive, naive, master, rules=FIRST, limit=limit)
 
 
 class _Follower:
@@ -83,17 +89,17 @@ class _Follower:
         self,
         tensors: "dict[str, onnx.TensorProto]",
         masters: dict[str, npt.NDArray[Any]],
-        hold: float,
+        rules: Rules,
         limit: int,
     ) -> None:
         self._tensors, self._masters = tensors, masters
-        self._hold, self._limit = hold, limit
+        self._rules, self._limit = rules, limit
 
     def tensor(self, one: _Quantised) -> set[str]:
         """Move a weight or a constant; return the names of what has been seen to."""
         integers = self._array(one.name)
         names = {one.name, one.scale, one.zero_point}
-        if integers.dtype == np.int32:
+        if self._is_bias(one.name):
             return names  # a bias waits for the scales of its weight
         master = self._master(one.source, integers.shape)
         scales = self._array(one.scale).reshape(-1)
@@ -101,33 +107,30 @@ class _Follower:
         zero = int(self._array(one.zero_point).reshape(-1)[0]) if one.zero_point else 0
         around = integers.astype(np.int32) - zero
         if integers.dtype == np.int8 and zero == 0:
-            scales = followed(master, around, scales, self._limit, axis)
+            scales = followed(master, around, scales, self._rules, limit=self._limit, axis=axis)
             bounds = (-self._limit, self._limit)
         else:
             info = np.iinfo(integers.dtype)
             bounds = (info.min - zero, info.max - zero)
-        found = held(master, around, scales, hold=self._hold, bounds=bounds, axis=axis)
+        found = held(master, around, scales, self._rules, bounds=bounds, axis=axis)
         self._put(one.name, (found + zero).astype(integers.dtype))
         self._put(one.scale, scales.reshape(self._array(one.scale).shape))
         return names
 
     def biases(self, graph: "onnx.GraphProto", quantised: dict[str, _Quantised]) -> set[str]:
-        """Move the biases of convolutions and matrix products."""
+        """Move the biases: what a layer takes third, beside its input and its weight."""
         makers = {name: node for node in graph.node for name in node.output}
         done = set[str]()
         for node in graph.node:
-            if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3:
-                continue
             inputs = [makers.get(name) for name in node.input[:3]]
-            if any(one is None or one.op_type != "DequantizeLinear" for one in inputs):
+            found = [one for one in inputs if one is not None and one.op_type == "DequantizeLinear"]
+            if len(found) < 3:
                 continue
-            entry, weight, bias = (one for one in inputs if one is not None)
-            if bias.input[0] in quantised and bias.input[0] not in done:
-                self._bias(quantised[bias.input[0]], entry.input[1], weight.input[1])
-                done.add(bias.input[0])
-        left = [
-            name for name in quantised if name not in done and self._array(name).dtype == np.int32
-        ]
+            entry, weight, bias = (one.input for one in found)
+            if bias[0] in quantised and bias[0] not in done and self._is_bias(bias[0]):
+                self._bias(quantised[bias[0]], entry[1], weight[1])
+                done.add(bias[0])
+        left = [name for name in quantised if name not in done and self._is_bias(name)]
         if left:
             raise QuantiseError(f"bias {left[0]!r} belongs to no layer", hint=HINT)
         return done
@@ -149,7 +152,10 @@ class _Follower:
         integers = self._array(one.name)
         master = self._master(one.source, integers.shape)
         self._put(one.scale, scales.reshape(before.shape))
-        self._put(one.name, held_bias(master, integers, scales))
+        self._put(one.name, held_bias(master, integers, scales, self._rules))
+
+    def _is_bias(self, name: str) -> bool:
+        return bool(self._array(name).dtype == np.int32)
 
     def _master(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
         found = self._masters.get(name)

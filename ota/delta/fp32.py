@@ -1,6 +1,6 @@
 """An fp32 release that is the release before it plus coded steps: a tenth of the bytes.
 
-    new = old + code * step      codes in [-127, 127], one step for each tensor
+    new = old + code * step      16-bit codes, one step for each tensor
 
 Lossless deltas of fp32 stop at about two thirds, because the low bits of an update are noise. Here
 the release *is* what can be coded. Both sides compute it with the same two float32 roundings, so
@@ -23,7 +23,10 @@ from wildflower.ota.errors import DeltaError
 Weights = npt.NDArray[np.float32]
 
 SHARE: Final = 0.5  # of an update's own size: 3 bits a weight, agreement above 0.997 throughout
-MAX_CODE: Final = 127
+GAUSSIAN: Final = (
+    1.2533  # from mean magnitude to standard deviation: a few outliers inflate it less
+)
+MAX_CODE: Final = 32767
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def coded_release(
         master: The new model, unrounded.
         previous_regions: The last release's tensors.
         master_regions: The master's tensors.
-        share: Size of a step, relative to the root mean square of the tensor's update; above 0.
+        share: Size of a step, relative to the size of the tensor's update; above 0.
 
     Raises:
         DeltaError: No tensor of the two files is the same.
@@ -88,9 +91,10 @@ def coded(before: Weights, after: Weights, share: float) -> tuple[Weights, float
     """
     with np.errstate(all="ignore"):  # infinities and NaNs are what is looked for
         update = after.astype(np.float64) - before
-        step = np.float32(share * np.sqrt(np.mean(update * update)))
+        step = np.float32(share * GAUSSIAN * np.mean(np.abs(update)))
         if not (np.isfinite(step) and step > np.finfo(np.float32).tiny):
             return None
         codes = np.rint(update / float(step)).clip(-MAX_CODE, MAX_CODE).astype(np.float32)
-        moved = codes * step
-        return before + moved, float(step)
+        moved = codes * step  # two roundings, never one: as the decoder does it
+        values = before + moved
+    return (values, float(step)) if np.isfinite(values).all() else None

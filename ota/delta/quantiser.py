@@ -16,6 +16,7 @@ Arrays only: `ota.build.followed` applies this to ONNX files.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -26,11 +27,29 @@ Integers = npt.NDArray[np.signedinteger[Any]]
 Scales = npt.NDArray[np.float32]
 
 MANTISSA: Final = 8  # bits of a new scale: 0.2 per cent, and two of its four bytes are always 0
-DEAD_BAND: Final = 0.75 * 2.0**-MANTISSA  # octaves
 GROWTH: Final = (0.25, 4.0)  # of a channel in one release; beyond it the ratio is an accident
 GRID: Final = 16  # of biases, which have 2**31 values for what 2**15 or so hold well
 HOLDS: Final = (0.25, 0.1, 0.05, 0.0)
-"""What `largest_hold` tries; at 0.05 no gate has been seen to fail."""
+"""What `largest_hold` tries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How much of the last release may stay as it is.
+
+    Attributes:
+        hold: How much further than half a step an integer may be from the master, in steps.
+        dead_band: By how much a channel may grow or shrink with its scale as it is, in octaves.
+        slack: How far a bias may be from its integer, in steps of `GRID`.
+    """
+
+    hold: float
+    dead_band: float = 0.75 * 2.0**-MANTISSA
+    slack: float = 1.0
+
+
+FIRST: Final = Rules(hold=-1.0, dead_band=-1.0, slack=-1.0)
+"""Nothing stays: for a release that follows none."""
 
 
 def rounded(scales: npt.NDArray[Any]) -> Scales:
@@ -47,7 +66,13 @@ def rounded(scales: npt.NDArray[Any]) -> Scales:
 
 
 def followed(
-    master: Master, released: Integers, scales: Scales, limit: int, axis: int | None
+    master: Master,
+    released: Integers,
+    scales: Scales,
+    rules: Rules,
+    *,
+    limit: int,
+    axis: int | None,
 ) -> Scales:
     """Return the scales of the next release.
 
@@ -55,6 +80,7 @@ def followed(
         master: Weights, any shape.
         released: The release's integers, of that shape, around 0.
         scales: The release's scales, shape (channels,), or (1,) for one of the whole tensor.
+        rules: How much may stay as it is.
         limit: Largest integer.
         axis: Of the channels; None for one scale.
     """
@@ -65,7 +91,7 @@ def followed(
     growth = np.clip(product / np.where(length > 0, length, 1.0), *GROWTH)
     wanted = scales * growth
     least = np.abs(master).max(axis=others, initial=0.0).reshape(-1) / (limit + 0.5)
-    is_steady = (np.abs(np.log2(growth)) < DEAD_BAND) & (scales >= least)
+    is_steady = (np.abs(np.log2(growth)) < rules.dead_band) & (scales >= least)
     floor = least * (1 + 2.0**-MANTISSA)  # so that rounding leaves it above the least
     fresh = np.where(length > 0, np.maximum(wanted, floor), floor)
     return np.where(is_steady | (fresh <= 0), scales, rounded(fresh)).astype(np.float32)
@@ -75,8 +101,8 @@ def held(
     master: Master,
     released: Integers,
     scales: Scales,
+    rules: Rules,
     *,
-    hold: float,
     bounds: tuple[int, int],
     axis: int | None,
 ) -> Integers:
@@ -86,20 +112,20 @@ def held(
         master: Weights, any shape.
         released: The release's integers, of that shape.
         scales: The next release's scales, shape (channels,) or (1,).
-        hold: How much further than half a step an integer may be from the master, in steps.
+        rules: How much may stay as it is.
         bounds: Smallest and largest integer.
         axis: Of the channels; None for one scale.
     """
     exact = master / _spread(scales, master.ndim, axis).astype(np.float64)
-    is_near = np.abs(exact - released) <= 0.5 + hold
+    is_near = np.abs(exact - released) <= 0.5 + rules.hold
     found = np.where(is_near, released, np.rint(exact)).clip(*bounds)
     return found.astype(released.dtype)
 
 
-def held_bias(master: Master, released: Integers, scales: Scales) -> Integers:
+def held_bias(master: Master, released: Integers, scales: Scales, rules: Rules) -> Integers:
     """Return the bias integers of the next release; shapes (channels,), scales also (1,)."""
     exact = master / scales.astype(np.float64)
-    is_near = np.abs(exact - released) <= GRID
+    is_near = np.abs(exact - released) <= rules.slack * GRID
     found = np.where(is_near, released, np.rint(exact / GRID) * GRID)
     return found.clip(-(2**31), 2**31 - 1).astype(released.dtype)
 

@@ -36,7 +36,7 @@ class Kind(IntEnum):
     INT32 = 4
     """Difference modulo 2**32."""
     STEP = 5
-    """Single precision, new = old + code * step, the codes 8-bit integers."""
+    """Single precision, new = old + code * step, the codes 16-bit integers."""
 
     @property
     def width(self) -> int:
@@ -46,7 +46,7 @@ class Kind(IntEnum):
     @property
     def planes(self) -> int:
         """Bytes that code one element."""
-        return 1 if self is Kind.STEP else _WIDTHS[self]
+        return 2 if self is Kind.STEP else _WIDTHS[self]
 
 
 _WIDTHS: Final[Mapping[Kind, int]] = {

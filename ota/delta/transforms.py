@@ -21,7 +21,7 @@ _TYPES: Final[dict[Kind, str]] = {
     Kind.FLOAT16: "<u2",
     Kind.FLOAT32: "<u4",
     Kind.INT32: "<u4",
-    Kind.STEP: "<u1",
+    Kind.STEP: "<u2",
 }
 """Of the codes."""
 
@@ -36,15 +36,15 @@ def codes(kind: Kind, old: memoryview, new: memoryview, step: float = 0.0) -> Co
         old: Bytes of the old file, as many as of the new; not looked at for literals.
         new: Bytes of the new file.
         step: For `Kind.STEP`: every element of `new` is the old one and a whole number of steps in
-            [-128, 127], rounded to float32 twice; the caller checks with `apply`.
+            [-32768, 32767], rounded to float32 twice; the caller checks with `apply`.
     """
     if kind is Kind.LITERAL:
         return np.frombuffer(new, "u1")
     if kind is Kind.STEP:
         with np.errstate(all="ignore"):  # infinities and NaNs do not pass the caller's check
             moved = np.frombuffer(new, "<f4").astype(np.float64) - np.frombuffer(old, "<f4")
-            counts = np.nan_to_num(np.rint(moved / step)).clip(-128, 127)
-        return zigzag(counts.astype(np.int8).view(np.uint8))
+            counts = np.nan_to_num(np.rint(moved / step)).clip(-32768, 32767)
+        return zigzag(counts.astype(np.int16).view(np.uint16))
     before, after = _bits(kind, old), _bits(kind, new)
     return zigzag(after - before)
 
@@ -54,7 +54,7 @@ def apply(kind: Kind, old: memoryview, found: Codes, step: float = 0.0) -> bytes
     if kind is Kind.LITERAL:
         return found.tobytes()
     if kind is Kind.STEP:
-        counts = unzigzag(found).view(np.int8).astype(np.float32)
+        counts = unzigzag(found).view(np.int16).astype(np.float32)
         with np.errstate(all="ignore"):  # a signed weight may be infinite; it is not ours to judge
             # Two roundings, never one: a fused multiply-add would give other bits elsewhere.
             moved = counts * np.float32(step)

@@ -31,7 +31,7 @@ SEGMENTS = (
 PIECES = (
     Piece(12, (Coding(Codec.SPARSE, 3, (1, 0)),)),
     Piece(8, (Coding(Codec.LZMA, 77),)),
-    Piece(4, (Coding(Codec.DENSE, 0, (1,)),)),
+    Piece(4, (Coding(Codec.DENSE, 0, (1,)), ZERO)),
     Piece(2, (ZERO, ZERO, Coding(Codec.RAW), ZERO)),
     Piece(4, (ZERO, ZERO, ZERO, ZERO)),
 )

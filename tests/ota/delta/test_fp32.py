@@ -70,14 +70,14 @@ def test_rounding_is_made_good_by_the_next_releases() -> None:
 
 
 def test_a_jump_beyond_the_largest_code_is_caught_up_in_time() -> None:
-    master = weights(0)
-    master[0, 0] += 1000.0
-    last = BEFORE
+    value, wanted = np.zeros(9, np.float32), np.linspace(1, 2, 9).astype(np.float32)
     errors = []
     for _ in range(3):
-        last, _ = released(last, model(master, BIAS))
-        errors.append(abs(float(value(last)[0, 0] - master[0, 0])))
-    assert errors[0] > errors[1] >= errors[2]
+        found = coded(value, wanted, share=2e-5)
+        assert found is not None
+        value = found[0]
+        errors.append(float(np.abs(value - wanted).max()))
+    assert 2 > errors[0] > errors[1] > errors[2]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_where_steps_are_of_no_use_the_release_is_refused(after: bytes) -> None:
 def test_a_tensor_that_is_not_finite_is_not_coded(bad: float) -> None:
     before, after = np.zeros(9, np.float32), np.full(9, bad, np.float32)
     found = coded(before, after, 0.5)
-    assert found is None or np.isfinite(found[0]).all()
+    assert found is None
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 3.0), st.floats(1e-7, 1e3))

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wildflower.ota.delta.quantiser import (
-    DEAD_BAND,
+    FIRST,
     GRID,
+    Rules,
     followed,
     held,
     held_bias,
@@ -14,6 +15,7 @@ from wildflower.ota.delta.quantiser import (
 )
 
 LIMIT = 127
+RULES = Rules(hold=0.05)
 
 
 def quantised(master: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +42,7 @@ def test_scales_follow_a_channel_that_grows_and_leave_the_others() -> None:
     weights = master()
     released, scales = quantised(weights)
     weights[2] *= 1.1
-    found = followed(weights, released, scales, LIMIT, 0)
+    found = followed(weights, released, scales, RULES, limit=LIMIT, axis=0)
     assert found[2] == pytest.approx(scales[2] * 1.1, rel=0.01)
     assert np.array_equal(np.delete(found, 2), np.delete(scales, 2))
 
@@ -48,8 +50,8 @@ def test_scales_follow_a_channel_that_grows_and_leave_the_others() -> None:
 def test_a_change_within_the_dead_band_moves_no_scale() -> None:
     weights = master()
     released, scales = quantised(weights)
-    smaller = weights * 2.0 ** (-0.5 * DEAD_BAND)
-    assert np.array_equal(followed(smaller, released, scales, LIMIT, 0), scales)
+    smaller = weights * 2.0 ** (-0.5 * RULES.dead_band)
+    assert np.array_equal(followed(smaller, released, scales, RULES, limit=LIMIT, axis=0), scales)
 
 
 @pytest.mark.parametrize("axis", [0, None])
@@ -57,7 +59,7 @@ def test_no_weight_lies_outside_of_what_its_scale_can_hold(axis: int | None) -> 
     weights = master()
     released, scales = quantised(weights, axis)
     weights[1, 5] = 40.0
-    found = followed(weights, released, scales, LIMIT, axis)
+    found = followed(weights, released, scales, RULES, limit=LIMIT, axis=axis)
     assert np.abs(weights).max() <= found.max() * (LIMIT + 0.5)
 
 
@@ -67,9 +69,9 @@ def test_a_channel_that_was_nothing_gets_a_scale_of_its_own() -> None:
     released, _ = quantised(master())
     released[3] = 0
     scales = np.full(6, 0.01, np.float32)
-    assert followed(weights, released, scales, LIMIT, 0)[3] == scales[3]
+    assert followed(weights, released, scales, RULES, limit=LIMIT, axis=0)[3] == scales[3]
     weights[3] = 5.0
-    found = followed(weights, released, scales, LIMIT, 0)
+    found = followed(weights, released, scales, RULES, limit=LIMIT, axis=0)
     assert found[3] == pytest.approx(5.0 / 127.5, rel=0.01)
 
 
@@ -80,8 +82,8 @@ def test_the_error_stays_bounded_after_many_releases(seed: int, hold: float) -> 
     released, scales = quantised(weights)
     for _ in range(8):
         weights = weights * rng.normal(1.0, 0.02, (6, 1)) + rng.normal(0, 0.004, weights.shape)
-        scales = followed(weights, released, scales, LIMIT, 0)
-        released = held(weights, released, scales, hold=hold, bounds=(-LIMIT, LIMIT), axis=0)
+        scales = followed(weights, released, scales, RULES, limit=LIMIT, axis=0)
+        released = held(weights, released, scales, Rules(hold), bounds=(-LIMIT, LIMIT), axis=0)
         error = np.abs(weights / scales[:, None].astype(np.float64) - released)
         assert error.max() <= 0.5 + hold + 1e-9
 
@@ -93,7 +95,8 @@ def test_a_hold_changes_fewer_integers() -> None:
     changes = [
         int(
             (
-                held(moved, released, scales, hold=hold, bounds=(-LIMIT, LIMIT), axis=0) != released
+                held(moved, released, scales, Rules(hold), bounds=(-LIMIT, LIMIT), axis=0)
+                != released
             ).sum()
         )
         for hold in (0.0, 0.05, 0.25)
@@ -103,7 +106,7 @@ def test_a_hold_changes_fewer_integers() -> None:
 
 def test_a_bias_moves_on_its_grid_once_it_is_off_by_one() -> None:
     released = np.array([1000, 1000, 1000], np.int32)
-    found = held_bias(np.array([10.15, 10.17, 9.0]), released, np.array([0.01], np.float32))
+    found = held_bias(np.array([10.15, 10.17, 9.0]), released, np.array([0.01], np.float32), RULES)
     assert found.tolist() == [1000, 1024, 896]
     assert found.dtype == np.int32
     assert (found[1:] % GRID == 0).all()
@@ -112,3 +115,13 @@ def test_a_bias_moves_on_its_grid_once_it_is_off_by_one() -> None:
 def test_the_largest_hold_that_passes_is_taken() -> None:
     assert largest_hold(lambda hold: hold <= 0.1) == 0.1
     assert largest_hold(lambda _: False) is None
+
+
+def test_a_first_release_keeps_no_scale_and_no_integer() -> None:
+    weights = master()
+    released, scales = quantised(weights)
+    found = followed(weights, released, scales, FIRST, limit=LIMIT, axis=0)
+    assert np.array_equal(found, rounded(found))
+    assert found == pytest.approx(scales, rel=0.01)
+    exact = held(weights, released, found, FIRST, bounds=(-LIMIT, LIMIT), axis=0)
+    assert np.array_equal(exact, np.rint(weights / found[:, None].astype(np.float64)))

@@ -49,5 +49,5 @@ def test_what_is_no_whole_step_does_not_come_back() -> None:
     old, new = np.zeros(4, np.float32), np.array([0.4, np.nan, np.inf, 1e30], np.float32)
     found = codes(Kind.STEP, memoryview(old.tobytes()), memoryview(new.tobytes()), 1.0)
     assert apply(Kind.STEP, memoryview(old.tobytes()), found, 1.0) == (
-        np.array([0.0, 0.0, 127.0, 127.0], np.float32).tobytes()
+        np.array([0.0, 0.0, 32767.0, 32767.0], np.float32).tobytes()
     )
