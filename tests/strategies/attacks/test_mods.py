@@ -197,7 +197,7 @@ def test_a_listener_hears_any_message_without_harm(
 ) -> None:
     transcripts: dict[bytes, Transcript] = {}
     assume_identity()
-    own = {"version": 1, "kind": kind, "session": bytes(32)} if is_kind else {}
+    own: dict[str, Any] = {"version": 1, "kind": kind, "session": bytes(32)} if is_kind else {}
     content = RecordDict({"secagg": ConfigRecord({**fields, **own})})
     listening(transcripts)(Message(content, 11, "train"))
     assert transcripts == {}
