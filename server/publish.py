@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from wildflower.ota.errors import RefusedError
@@ -18,6 +19,7 @@ from wildflower.ota.release.audit import Trail, audited
 from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT, RoleKeys, load_keys
 from wildflower.ota.release.manifest import Release, target_path
 from wildflower.ota.release.repository import Changes, Lifetimes, Repository
+from wildflower.ota.release.statement import statement_path
 from wildflower.ota.rollout.document import RolloutDocument, document_path
 from wildflower.server.signer_wire import SignRequest, ask
 
@@ -75,7 +77,9 @@ class Publisher:
                 round_record=round_record.decode(),
                 metadata=self.current(AUTO).decode(),
             )
-            self._add(AUTO, ask(self._signer, request), path, manifest)
+            signed = ask(self._signer, request)
+            beside = {statement_path(path): signed.provenance} if signed.provenance else {}
+            self._add(AUTO, signed.metadata, path, manifest, beside)
         return path
 
     def approved(self, metadata: bytes, manifest: Release) -> str:
@@ -122,10 +126,17 @@ class Publisher:
             )
             self._publish(Changes({ROLLOUT: renewed}))
 
-    def _add(self, role: str, metadata: bytes, path: str, manifest: Release) -> None:
+    def _add(
+        self,
+        role: str,
+        metadata: bytes,
+        path: str,
+        manifest: Release,
+        beside: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
         if not _names(metadata, path, manifest):
             raise RefusedError(f"the metadata of {role} does not name {path} as {manifest.digest}")
-        self._publish(Changes({role: metadata}, {path: manifest.to_bytes()}))
+        self._publish(Changes({role: metadata}, {path: manifest.to_bytes(), **beside}))
 
     def _publish(self, changes: Changes) -> None:
         self._repository.publish(changes, self._keys, self._now())

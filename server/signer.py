@@ -32,8 +32,9 @@ from wildflower.ota.release.audit import AuditedSigner, Trail
 from wildflower.ota.release.keys import load_key
 from wildflower.ota.release.manifest import Release, target_path
 from wildflower.ota.release.provenance import RoundRecord
+from wildflower.ota.release.statement import Provenance, sign_statement
 from wildflower.server.errors import SignerError, StartError
-from wildflower.server.signer_wire import SignRequest, receive, send
+from wildflower.server.signer_wire import Signed, SignRequest, receive, send
 
 log = logging.getLogger("wildflower.server.signer")  # as a program its __name__ is "__main__"
 
@@ -71,8 +72,8 @@ def approve(request: SignRequest) -> Release:
     return release
 
 
-def sign(request: SignRequest, signer: Signer, now: datetime) -> bytes:
-    """Return `models/auto` metadata with the request's release in it.
+def sign(request: SignRequest, signer: Signer, now: datetime) -> Signed:
+    """Return `models/auto` metadata with the request's release and its provenance in it.
 
     Raises:
         SignerError: The release may not be signed.
@@ -81,15 +82,29 @@ def sign(request: SignRequest, signer: Signer, now: datetime) -> bytes:
     release = approve(request)
     current = request.metadata.encode()
     signing.check_signed_by(current, signer.public_key)
-    path = target_path("auto", release.target_group, release.order)
-    return signing.add_release(current, path, release.to_bytes(), [signer], expires=now + LIFETIME)
+    envelope = sign_statement(_provenance(release, request), [signer])
+    metadata = signing.add_release(
+        current,
+        target_path("auto", release.target_group, release.order),
+        release.to_bytes(),
+        [signer],
+        expires=now + LIFETIME,
+        provenance=envelope,
+    )
+    return Signed(metadata, envelope)
+
+
+def _provenance(release: Release, request: SignRequest) -> Provenance:
+    record = RoundRecord.from_bytes(request.round_record.encode())
+    report = GateReport.from_bytes(request.gate_report.encode())
+    return Provenance.of(release, record, report.toolchain)
 
 
 def answer(data: bytes, signer: Signer, now: datetime) -> bytes:
     """Return the answer to one request, as it is sent."""
     try:
         request = SignRequest.from_json(data)
-        metadata = sign(request, signer, now)
+        signed = sign(request, signer, now)
     except (SignerError, OtaError) as error:
         log.warning("refused to sign: %s", error)
         return json.dumps({"error": str(error), "hint": error.hint}).encode()
@@ -103,7 +118,8 @@ def answer(data: bytes, signer: Signer, now: datetime) -> bytes:
             "key": signer.public_key.keyid,
         },
     )
-    return json.dumps({"metadata": metadata.decode()}).encode()
+    told = {"metadata": signed.metadata.decode(), "provenance": signed.provenance.decode()}
+    return json.dumps(told).encode()
 
 
 def serve(directory: Path, stopping: threading.Event) -> None:

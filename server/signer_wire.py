@@ -1,7 +1,8 @@
 """What publisher and release signer say to each other over the unix socket, and its limits.
 
-One request a connection: four texts, each behind its length; one answer: the signed metadata, or
-why not. Both are length-prefixed JSON, because metadata may be longer than a document of ours.
+One request a connection: four texts, each behind its length; one answer: the signed metadata and
+the signed statement of where the release came from, or why not. Both are length-prefixed JSON,
+because metadata may be longer than a document of ours.
 """
 
 import json
@@ -52,8 +53,21 @@ class SignRequest:
         return cls(*map(str, texts))
 
 
-def ask(path: Path, request: SignRequest) -> bytes:
-    """Ask the signer; return the metadata that it signed.
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What the signer has signed.
+
+    Attributes:
+        metadata: The role's metadata with the release in it.
+        provenance: Where the release came from, a DSSE envelope.
+    """
+
+    metadata: bytes
+    provenance: bytes
+
+
+def ask(path: Path, request: SignRequest) -> Signed:
+    """Ask the signer; return what it signed.
 
     Raises:
         SignerError: It refused, or cannot be reached.
@@ -64,7 +78,7 @@ def ask(path: Path, request: SignRequest) -> bytes:
             connection.connect(str(path))
             send(connection, json.dumps(asdict(request)).encode())
             answer = _object(receive(connection))
-        metadata = _utf8(str(answer.get("metadata", "")))
+        signed = Signed(*(_utf8(str(answer.get(name, ""))) for name in ("metadata", "provenance")))
     except (OSError, FormatError) as error:
         raise SignerError(
             f"the release signer does not answer at {path}: {error}",
@@ -74,7 +88,7 @@ def ask(path: Path, request: SignRequest) -> bytes:
         raise SignerError(
             f"the release signer refused: {answer['error']}", hint=str(answer.get("hint", ""))
         )
-    return metadata
+    return signed
 
 
 def send(connection: socket.socket, message: bytes) -> None:

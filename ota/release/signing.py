@@ -34,6 +34,7 @@ from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, RefusedError, SigningError
 from wildflower.ota.release.keys import APPROVED, AUTO, DELEGATED, ROLLOUT, RoleKeys
 from wildflower.ota.release.manifest import Release, target_path
+from wildflower.ota.release.statement import statement_path
 
 PATHS: Final[Mapping[str, str]] = {
     AUTO: "models/auto/*/*",
@@ -82,7 +83,13 @@ def first_delegated(keys: RoleKeys, *, expires: datetime) -> bytes:
 
 
 def add_release(
-    metadata: bytes, path: str, manifest: bytes, signers: Sequence[Signer], *, expires: datetime
+    metadata: bytes,
+    path: str,
+    manifest: bytes,
+    signers: Sequence[Signer],
+    *,
+    expires: datetime,
+    provenance: bytes = b"",
 ) -> bytes:
     """Return a models role with one release more, in its next version.
 
@@ -92,6 +99,7 @@ def add_release(
         manifest: Canonical bytes of the release.
         signers: Who signs; with fewer than the role's threshold the rest may `countersign`.
         expires: When the new version expires.
+        provenance: The signed statement that lies beside the manifest; b"" for none.
 
     Raises:
         FormatError: The metadata or the manifest cannot be parsed.
@@ -112,6 +120,8 @@ def add_release(
             f"order {release.order} of {release.target_group}: {newest} is signed already",
             hint="Orders only grow; give the release the next one.",
         )
+    if provenance:
+        _put(current, statement_path(path), provenance)
     return _with_target(current, path, manifest, signers, expires)
 
 
@@ -312,10 +322,14 @@ def _with_target(
     signers: Sequence[Signer],
     expires: datetime,
 ) -> bytes:
-    current.signed.targets[path] = TargetFile(
+    _put(current, path, data)
+    return _next(current, signers, expires)
+
+
+def _put(metadata: Metadata[Targets], path: str, data: bytes) -> None:
+    metadata.signed.targets[path] = TargetFile(
         length=len(data), hashes={"sha256": canonical.digest(data)}, path=path
     )
-    return _next(current, signers, expires)
 
 
 def _next(metadata: Metadata[S], signers: Sequence[Signer], expires: datetime) -> bytes:

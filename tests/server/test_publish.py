@@ -24,6 +24,8 @@ from wildflower.ota.release import files, signing
 from wildflower.ota.release.fetch import ReleaseClient
 from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT
 from wildflower.ota.release.manifest import Release, target_path
+from wildflower.ota.release.statement import open_statement, statement_path
+from wildflower.ota.release.trust import NotThereError, TrustedView
 from wildflower.ota.rollout.document import Order
 from wildflower.server.errors import SignerError
 from wildflower.server.publish import Publisher
@@ -90,6 +92,35 @@ def test_a_release_goes_from_the_signer_to_a_device(signing_desk: Desk, tmp_path
         assert (found.artifact, found.order) == (release.artifact, 1)
 
 
+def test_where_a_release_came_from_lies_beside_it_for_anybody_to_open(
+    signing_desk: Desk, tmp_path: Path
+) -> None:
+    path = signing_desk.release()
+    origin = signing_desk.origin
+    wire = OnDisk(origin)
+    view = TrustedView(tmp_path / "cache", origin.root, wire, today())
+    view.refresh()
+    envelope, manifest = view.target(statement_path(path)), view.target(path)
+    assert envelope is not None
+    assert manifest is not None
+    found = open_statement(envelope, origin.keys[AUTO].public_keys)
+    found.check(Release.from_bytes(manifest))
+    assert found.training == "t1"
+
+
+class OnDisk:
+    """What a static server would answer."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+
+    def read(self, path: str) -> Iterator[bytes]:
+        data = self.origin.read(path)
+        if data is None:
+            raise NotThereError(path)
+        yield data
+
+
 def test_publishing_a_release_again_changes_nothing(signing_desk: Desk) -> None:
     one = case()
     evidence = (one.gate_report.to_bytes(), one.round_record.to_bytes())
@@ -103,7 +134,7 @@ def test_publishing_a_release_again_changes_nothing(signing_desk: Desk) -> None:
     assert signing_desk.version(AUTO) == 2
 
 
-@pytest.mark.parametrize("survived", range(4))
+@pytest.mark.parametrize("survived", range(5))
 def test_a_release_that_a_crash_left_half_published_is_published_the_next_time(
     signing_desk: Desk, monkeypatch: pytest.MonkeyPatch, survived: int
 ) -> None:
@@ -142,7 +173,8 @@ def test_releases_of_several_threads_are_all_published(signing_desk: Desk) -> No
 
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(publish, range(4)))
-    assert set(signing.read_targets(signing_desk.publisher.current(AUTO)).signed.targets) == paths
+    published = set(signing.read_targets(signing_desk.publisher.current(AUTO)).signed.targets)
+    assert published == paths | {statement_path(path) for path in paths}
 
 
 def test_what_the_signer_refuses_is_not_published(signing_desk: Desk) -> None:

@@ -25,11 +25,13 @@ from tests.signer_fakes import (
     until,
 )
 
+from wildflower.ota import canonical
 from wildflower.ota.build.gates import Bound, gate
 from wildflower.ota.errors import FormatError, OtaError, RefusedError, SigningError
 from wildflower.ota.release import signing
 from wildflower.ota.release.keys import AUTO
 from wildflower.ota.release.manifest import target_path
+from wildflower.ota.release.statement import open_statement, statement_path
 from wildflower.server import signer
 from wildflower.server.errors import SignerError, StartError
 from wildflower.server.signer_wire import MAX_MESSAGE, SignRequest, ask, receive, send
@@ -51,17 +53,30 @@ def request_for(one: Case, metadata: bytes) -> SignRequest:
 
 def signed(origin: Origin, one: Case) -> bytes:
     request = request_for(one, origin.repository.current(AUTO))
-    return signer.sign(request, origin.keys[AUTO].signers[0], today())
+    return signer.sign(request, origin.keys[AUTO].signers[0], today()).metadata
 
 
 def test_a_release_with_its_evidence_is_signed_and_nothing_else_is_changed(origin: Origin) -> None:
     before = signing.read_targets(origin.repository.current(AUTO)).signed
     after = signing.read_targets(signed(origin, one := case())).signed
     added = {path: target for path, target in after.targets.items() if path not in before.targets}
-    assert list(added) == [target_path("auto", GROUP, 1)]
+    path = target_path("auto", GROUP, 1)
+    assert set(added) == {path, statement_path(path)}
     assert added[target_path("auto", GROUP, 1)].hashes["sha256"] == one.release.digest
     assert after.version == before.version + 1
     assert after.delegations == before.delegations
+
+
+def test_it_says_where_the_release_came_from_and_signs_that(origin: Origin) -> None:
+    one, [key] = case(), origin.keys[AUTO].signers
+    made = signer.sign(request_for(one, origin.repository.current(AUTO)), key, today())
+    found = open_statement(made.provenance, [key.public_key])
+    found.check(one.release)
+    assert (found.cohort, found.survivors, found.secure) == (8, 7, True)
+    assert found.toolchain == one.gate_report.toolchain
+    targets = signing.read_targets(made.metadata).signed.targets
+    beside = targets[statement_path(target_path("auto", GROUP, 1))]
+    assert beside.hashes["sha256"] == canonical.digest(made.provenance)
 
 
 def test_what_it_signs_verifies_against_the_delegation(origin: Origin) -> None:
@@ -215,7 +230,7 @@ def test_no_value_anywhere_in_a_request_ends_the_signer(origin: Origin, name: st
             )
             data = json.dumps(asdict(replace(request, **{name: changed}))).encode()
             answer = json.loads(signer.answer(data, origin.keys[AUTO].signers[0], today()))
-            assert set(answer) in ({"error", "hint"}, {"metadata"})
+            assert set(answer) in ({"error", "hint"}, {"metadata", "provenance"})
 
 
 def test_a_process_signs_what_it_is_asked_to_over_its_socket(origin: Origin) -> None:
@@ -223,7 +238,7 @@ def test_a_process_signs_what_it_is_asked_to_over_its_socket(origin: Origin) -> 
     with signer_process(directory):
         metadata = ask(
             directory / "signer.sock", request_for(case(), origin.repository.current(AUTO))
-        )
+        ).metadata
         with pytest.raises(SignerError, match="refused: model of the round"):
             ask(
                 directory / "signer.sock",
