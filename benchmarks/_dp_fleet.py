@@ -5,9 +5,9 @@ parameters by five full-batch steps. All devices of a cohort train in one array 
 they send goes through the product's own rule, encodings and noise, one device after the other.
 
     mechanism     hides     cohorts                                     accounted
-    central       device    all 1,000 in each of 30 rounds              add-remove, no sampling
+    central       device    all 1,000 in each of 15 rounds              add-remove, no sampling
     distributed   device    the same, Skellam in 16 bits                add-remove, no sampling
-    sampled       device    100 by coins in each of 60, central noise   add-remove, Poisson
+    sampled       device    100 by coins in each of 40, central noise   add-remove, Poisson
     ftrl          device    100 in turn in each of 30, 3 trees of 10    add-remove, once a tree
     local         device    all 1,000 in each of 3 rounds               replace
     dpsgd         example   4 devices with 1,000 digits, 10 rounds      add-remove, Poisson
@@ -50,9 +50,7 @@ SIZE: Final = (INPUTS + 1) * 10
 NORM: Final = 2.0
 RATE: Final = 1.0
 STEPS: Final = 5
-SERVER_RATE: Final = 1.0
 DELTA: Final = 1e-4
-ROUNDS: Final = 30
 COHORT: Final = 100
 SAMPLED: Final = Sampling(Scheme.POISSON, COHORT, DEVICES)
 RULE: Final = ClientRule(NORM)
@@ -119,8 +117,9 @@ def accuracy(model: Floats, tests: Examples) -> float:
 
 def bounded(changes: Floats, rule: ClientRule, entropy: Callable[[int], bytes]) -> Iterator[Update]:
     """Yield what leaves each device."""
+    unused = bytes(32)  # a rule without local noise draws nothing
     for change in changes:
-        yield rule.bound(Update(change, 1.0, {}), entropy(32))
+        yield rule.bound(Update(change, 1.0, {}), entropy(32) if rule.local_noise else unused)
 
 
 def added(found: Iterator[Update]) -> Sum:
@@ -136,10 +135,12 @@ class Mechanism:
 
     Attributes:
         rounds: How many.
+        rate: The server's: how much of the mean update it takes.
         relation: Of its accounting.
     """
 
-    rounds: int = ROUNDS
+    rounds: int = 15
+    rate: float = 2.0
     relation: Relation = Relation.ADD_REMOVE
 
     def __init__(self, noise: float, entropy: Callable[[int], bytes]) -> None:
@@ -173,7 +174,8 @@ class Central(Mechanism):
 class Sampled(Mechanism):
     """Noise on the sum of cohorts that coins draw."""
 
-    rounds = 60
+    rounds = 40
+    rate = 1.0
 
     @classmethod
     def events(cls, noise: float) -> list[Event]:
@@ -214,6 +216,8 @@ class Distributed(Mechanism):
 class Ftrl(Mechanism):
     """Noise on the nodes of a tree over the rounds; each device once in a tree."""
 
+    rounds = 30
+    rate = 1.0
     steps = DEVICES // COHORT
 
     def __init__(self, noise: float, entropy: Callable[[int], bytes]) -> None:
@@ -241,6 +245,7 @@ class Local(Mechanism):
     """Each device's own noise."""
 
     rounds = 3
+    rate = 1.0
     relation = Relation.REPLACE
 
     def mean(self, changes: Floats) -> npt.NDArray[np.float64]:
@@ -269,9 +274,8 @@ def learn(kind: type[Mechanism], noise: float, data: Data, seed: int) -> float:
     model, late = np.zeros(SIZE, np.float64), list[npt.NDArray[np.float64]]()
     for number in range(kind.rounds):
         cohort = mechanism.cohort(number, rng)
-        model = model + SERVER_RATE * mechanism.mean(
-            updates(model.astype(np.float32), data, cohort)
-        )
+        changes = updates(model.astype(np.float32), data, cohort)
+        model = model + kind.rate * mechanism.mean(changes)
         if number >= kind.rounds - max(1, kind.rounds // 3):
             late.append(model)
     return accuracy(np.mean(late, axis=0).astype(np.float32), data.tests)

@@ -31,9 +31,9 @@ PICTURE: Final = ROOT / "docs" / "images" / "dp-utility.png"
 
 TASK: Final = "MNIST-5k pooled to 14 x 14, softmax of 1,970 parameters, 1,000 devices of 4 digits"
 SETTINGS: Final[Mapping[str, str]] = {
-    "central": f"{TASK}; all devices in each of 30 rounds",
-    "distributed": f"{TASK}; all devices in each of 30 rounds, 16-bit residues",
-    "sampled": f"{TASK}; 100 devices by coins in each of 60 rounds",
+    "central": f"{TASK}; all devices in each of 15 rounds",
+    "distributed": f"{TASK}; all devices in each of 15 rounds, 16-bit residues",
+    "sampled": f"{TASK}; 100 devices by coins in each of 40 rounds",
     "ftrl": f"{TASK}; 100 devices in turn in each of 30 rounds, 3 trees of 10",
     "local": f"{TASK}; all devices in each of 3 rounds",
     "dpsgd": "the same digits and model on 4 devices of 1,000 digits; 10 rounds; hides examples",

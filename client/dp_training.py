@@ -226,7 +226,7 @@ def _loaded(task: PrivateTask, parameters: Parameters) -> "torch.nn.Module":
     except RuntimeError as error:
         raise TrainingError(
             f"the model received is not the private one of the task {task.name!r}: {error}",
-            hint="Under DP-SGD, BatchNorm is GroupNorm: make the initial model of a PrivateTask.",
+            hint="DP-SGD trains no BatchNorm: end the task's file with task = PrivateTask(task).",
         ) from error
     replaced = task.replaced()
     if replaced:

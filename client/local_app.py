@@ -76,7 +76,7 @@ def local_app(
         plan = Plan.of(local.task.recipe, config, seed=_seed(config, context))
         private = PrivatePlan.of(config)
         if private is not None:
-            task = PrivateTask(local.task)
+            task = PrivateTask.of(local.task)
             arrays, sums = _privately(task, received, fit, plan, private, till, entropy(32))
         else:
             measured = evaluate(local.task, received, validation)

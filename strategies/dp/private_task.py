@@ -4,7 +4,9 @@ BatchNorm makes what a model says of one example depend on the others of its bat
 is one example's. It is replaced by GroupNorm, by Opacus' own rules. That changes the model: its
 arrays have other names and no running statistics. So device and server use the same `PrivateTask`
 in a private training: who makes the initial model, who trains, who exports. An exported BatchNorm
-would use statistics that nobody trained.
+would use statistics that nobody trained. The simplest way to that is a task's file that ends with
+
+    task = PrivateTask(MyTask())
 """
 
 import contextlib
@@ -36,6 +38,11 @@ class PrivateTask:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.name, self.labels, self.recipe = task.name, task.labels, task.recipe
+
+    @classmethod
+    def of(cls, task: Task) -> "PrivateTask":
+        """Return the task as DP-SGD can train it; a private one is that already."""
+        return task if isinstance(task, cls) else cls(task)
 
     def build_model(self) -> "torch.nn.Module":
         """Return a fresh model without layers that mix examples."""

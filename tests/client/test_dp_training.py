@@ -22,7 +22,7 @@ from wildflower.strategies.dp.accounting import epsilon_of
 from wildflower.strategies.dp.events import Gaussian, Sampling, Scheme
 from wildflower.strategies.dp.private_task import PrivateTask
 from wildflower.strategies.initial import initial_model
-from wildflower.strategies.task import Examples
+from wildflower.strategies.task import Examples, Task
 
 PRIVATE = PrivateTask(task)
 ENTROPY = bytes(32)
@@ -193,6 +193,9 @@ def test_a_private_task_is_the_task_in_all_else(tmp_path: Path) -> None:
     assert PRIVATE.example().shape == (1, 2)
     assert PRIVATE.metrics(np.eye(2, dtype=np.float32), np.array([0, 0])) == {"correct": 1.0}
     assert PRIVATE.replaced() == 0
+    assert PrivateTask.of(PRIVATE) is PRIVATE
+    assert isinstance(PrivateTask.of(task), PrivateTask)
+    assert isinstance(PRIVATE, Task)
 
 
 def test_a_round_without_dp_keys_is_not_private() -> None:
