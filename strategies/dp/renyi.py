@@ -2,8 +2,10 @@
 
     skellam(a) <= a l2^2 / (2 v) + min(((2a - 1) l2^2 + 6 l1) / (4 v^2), 3 l1 / (2 v))
 
-for noise of variance v on every element. Sampling bounds hold for every mechanism and at integer
-orders; elsewhere they are infinite, which only costs tightness.
+for noise of variance v on every element. The bound adds up over elements, so one element tells
+whether it holds at an order; the tests compare it with exact sums, between integers too. Sampling
+bounds hold for every mechanism, at integer orders; elsewhere they are infinite, which only costs
+tightness.
 
 Sources: Agarwal, Kairouz and Liu, "The Skellam Mechanism for Differentially Private Federated
 Learning", NeurIPS 2021, theorem 3.5; Zhu and Wang, "Poisson Subsampled Rényi Differential Privacy",
