@@ -103,21 +103,19 @@ class SecAgg:
         return advertisement
 
     def _share(self, roster: Roster) -> Shares:
+        before = self._require(roster.session)
         state, shares = client.share(
-            self._require(roster.session),
-            roster,
-            ca=self.ca,
-            now=self.now(),
-            entropy=self.entropy(32),
+            before, roster, ca=self.ca, now=self.now(), entropy=self.entropy(32)
         )
-        self._save(state)
+        self._save(state, before)
         return shares
 
     def _masked(self, delivery: Delivery, train: Train) -> Masked:
-        state = client.open_shares(self._require(delivery.session), delivery)
+        before = self._require(delivery.session)
+        state = client.open_shares(before, delivery)
         if state.masked is not None:
             return state.masked
-        self._save(state)
+        self._save(state, before)
         encoding = state.params.encoding
         residues = encoding.encode(train(encoding), self.entropy(32))
         state, masked = client.mask(state, residues)
@@ -125,8 +123,9 @@ class SecAgg:
         return masked
 
     def _reveal(self, request: UnmaskRequest) -> Reveal:
-        state, reveal = client.reveal(self._require(request.session), request)
-        self._save(state)
+        before = self._require(request.session)
+        state, reveal = client.reveal(before, request)
+        self._save(state, before)
         return reveal
 
     def _load(self, session: bytes) -> State | None:
@@ -139,8 +138,10 @@ class SecAgg:
             raise ProtocolError("this device is in no such session: it is over, or was lost")
         return state
 
-    def _save(self, state: State) -> None:
-        self.sessions.save(state.params.session, state.to_bytes(), now=self.now())
+    def _save(self, state: State, before: State | None = None) -> None:
+        """Save a state, unless a repeated request left it as it was."""
+        if state is not before:
+            self.sessions.save(state.params.session, state.to_bytes(), now=self.now())
 
     def _forget_others(self, training: str) -> None:
         """Forget the sessions that a new one of a training makes obsolete, and old ones."""

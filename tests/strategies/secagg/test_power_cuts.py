@@ -35,9 +35,7 @@ from wildflower.strategies.secagg.messages import (
 from wildflower.strategies.secagg.protection import SecAgg
 from wildflower.strategies.secagg.sessions import KEEP_S, DirectorySessions
 
-SAVES = (
-    7  # of a session without cuts: keys, shares (both times), opened shares, mask, reveal (both)
-)
+SAVES = 5  # of a session without cuts: keys, shares, opened shares, mask, reveal
 SIZE = 6
 
 
