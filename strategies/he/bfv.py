@@ -66,7 +66,7 @@ def tenseal() -> ModuleType:
     except ImportError as error:
         raise MissingPackageError(
             "homomorphic aggregation needs tenseal, which is not installed",
-            hint="pip install tenseal, or pip install 'wildflower[server]'",
+            hint="pip install 'wildflower[he]'",
         ) from error
     module: ModuleType = found
     return module
