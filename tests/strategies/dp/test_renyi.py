@@ -37,6 +37,20 @@ def test_skellam_noise_is_within_its_bound(shift: int, variance: float) -> None:
         assert bound <= exact * (1 + 6 / min(variance, variance**0.5))
 
 
+def test_bounds_worked_out_by_hand() -> None:
+    at_two = np.array([2.0])
+    assert renyi.skellam(at_two, 1.0, 1.0, 0.5).tolist() == [2.0 + 3.0]  # the second of the two
+    assert renyi.skellam(at_two, 1.0, 1.0, 2.0).tolist() == [0.5 + 9 / 16]  # the first
+    at_three = np.array([3.0])
+    moments = math.exp(1.0), math.exp(2 * 1.5)  # of the curve a / 2, at orders 2 and 3
+    coins = 0.75**2 * 1.5 + 3 * 0.25**2 * 0.75 * moments[0] + 3 * 0.25**3 * moments[1]
+    found = renyi.poisson_sampled(gaussian(1.0), 0.25, at_three)
+    assert found[0] == pytest.approx(math.log(coins) / 2)
+    drawn = 1 + 3 * 0.25**2 * min(4 * (moments[0] - 1), 2 * moments[0]) + 0.25**3 * 2 * moments[1]
+    found = renyi.sampled_without_replacement(gaussian(1.0), 0.25, at_three)
+    assert found[0] == pytest.approx(math.log(drawn) / 2)
+
+
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5])
 @pytest.mark.parametrize("noise", [0.8, 2.0])
 def test_the_general_bound_of_coins_is_above_the_exact_curve(rate: float, noise: float) -> None:
