@@ -15,7 +15,13 @@ from typing import Final, Self
 
 from securesystemslib.exceptions import Error, UnsupportedLibraryError
 from securesystemslib.formats import encode_canonical
-from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, HSMSigner, Key, Signer
+from securesystemslib.signer import (
+    KEY_TYPE_ECDSA,
+    SIGNER_FOR_URI_SCHEME,
+    HSMSigner,
+    Key,
+    Signer,
+)
 
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, SigningError
@@ -91,13 +97,21 @@ def read_entry(path: Path) -> KeyEntry:
         raise SigningError(f"key description {path}: {error.strerror}") from error
 
 
-def make_key(directory: Path, name: str, *, passphrase: bytes | None) -> KeyEntry:
-    """Make an Ed25519 key in a file and its description.
+def make_key(
+    directory: Path, name: str, *, passphrase: bytes | None, ecdsa: bool = False
+) -> KeyEntry:
+    """Make a key in a file and its description.
+
+    Args:
+        directory: Where both shall lie.
+        name: Their name there.
+        passphrase: Encrypts the private half; None for none.
+        ecdsa: Whether it is ECDSA on P-256, not Ed25519.
 
     Raises:
         SigningError: One of the files exists.
     """
-    signer = generate_key(directory / f"{name}.pem", passphrase=passphrase)
+    signer = generate_key(directory / f"{name}.pem", passphrase=passphrase, ecdsa=ecdsa)
     return _describe(directory, name, KeyEntry(signer.public_key, f"{FILE_SCHEME}{name}.pem"))
 
 
@@ -153,7 +167,11 @@ def open_key(entry: KeyEntry, directory: Path, secrets: Secrets) -> Signer:
     """
     if entry.uri.startswith(FILE_SCHEME):
         path = directory / entry.uri.removeprefix(FILE_SCHEME)
-        signer: Signer = load_key(path, passphrase=secrets(PASSPHRASE).encode() or None)
+        signer: Signer = load_key(
+            path,
+            passphrase=secrets(PASSPHRASE).encode() or None,
+            ecdsa=entry.public.keytype == KEY_TYPE_ECDSA,
+        )
     else:
         signer = _from_uri(entry, secrets)
     if signer.public_key.keyid != entry.public.keyid:

@@ -1,4 +1,6 @@
-"""The keys that releases are signed with: one file per key, Ed25519, PKCS #8 in PEM, mode 0600.
+"""The keys that releases are signed with: one file per key, PKCS #8 in PEM, mode 0600.
+
+They are Ed25519; ECDSA on P-256 is for what others must verify (`model_sig`).
 
 Everything that signs takes securesystemslib's `Signer`, so that a key may move into an HSM or a
 KMS (`Signer.from_priv_key_uri`) without a change anywhere else. Nothing here prints or returns
@@ -16,6 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -64,8 +71,15 @@ class RoleKeys:
         return tuple(signer.public_key for signer in self.signers)
 
 
-def generate_key(path: Path, *, passphrase: bytes | None = None) -> CryptoSigner:
+def generate_key(
+    path: Path, *, passphrase: bytes | None = None, ecdsa: bool = False
+) -> CryptoSigner:
     """Make a key and write it.
+
+    Args:
+        path: Where.
+        passphrase: Encrypts it at rest; None for none.
+        ecdsa: Whether it is an ECDSA key on P-256, not an Ed25519 key.
 
     Raises:
         SigningError: The file exists; a key is never overwritten.
@@ -74,7 +88,7 @@ def generate_key(path: Path, *, passphrase: bytes | None = None) -> CryptoSigner
         raise SigningError(
             f"{path} exists", hint="Name another file, or use the key that is there."
         )
-    private = Ed25519PrivateKey.generate()
+    private = generate_private_key(SECP256R1()) if ecdsa else Ed25519PrivateKey.generate()
     encryption: KeySerializationEncryption = NoEncryption()
     if passphrase:
         encryption = BestAvailableEncryption(passphrase)
@@ -84,12 +98,17 @@ def generate_key(path: Path, *, passphrase: bytes | None = None) -> CryptoSigner
     return CryptoSigner(private)
 
 
-def load_key(path: Path, *, passphrase: bytes | None = None) -> CryptoSigner:
+def load_key(path: Path, *, passphrase: bytes | None = None, ecdsa: bool = False) -> CryptoSigner:
     """Load a key that `generate_key` wrote.
 
+    Args:
+        path: Where it is.
+        passphrase: As it was made with.
+        ecdsa: Whether it must be an ECDSA key, not an Ed25519 key.
+
     Raises:
-        SigningError: No such file, others may read it, it is no Ed25519 key, or the passphrase is
-            wrong or missing.
+        SigningError: No such file, others may read it, it is a key of another kind, or the
+            passphrase is wrong or missing.
     """
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -107,8 +126,9 @@ def load_key(path: Path, *, passphrase: bytes | None = None) -> CryptoSigner:
             f"key file {path} cannot be loaded: it is no private key, or the passphrase is wrong",
             hint="Ed25519 keys in PKCS #8 PEM are used here.",
         ) from error
-    if not isinstance(private, Ed25519PrivateKey):
-        raise SigningError(f"key file {path}: expected Ed25519, found {type(private).__name__}")
+    kind, name = (EllipticCurvePrivateKey, "ECDSA") if ecdsa else (Ed25519PrivateKey, "Ed25519")
+    if not isinstance(private, kind):
+        raise SigningError(f"key file {path}: expected {name}, found {type(private).__name__}")
     return CryptoSigner(private)
 
 

@@ -16,12 +16,14 @@ from typing import Annotated, Final
 
 import typer
 
+from wildflower.ota.canonical import MAX_DOCUMENT
 from wildflower.ota.errors import FormatError, SigningError
 from wildflower.ota.release import audit
 from wildflower.ota.release.bundle import MAX_BUNDLE, Bundle
 from wildflower.ota.release.ceremony import Authority, Change, read_root
 from wildflower.ota.release.files import write_durably
-from wildflower.ota.release.keyring import import_token, make_key, read_entry
+from wildflower.ota.release.keyring import import_token, make_key, open_key, read_entry
+from wildflower.ota.release.manifest import Release
 from wildflower.ota.release.signing import expiry
 from wildflower.server.cli.remote import DIRECTORY_VARIABLE
 from wildflower.server.key_ceremony import Ceremony
@@ -106,6 +108,15 @@ class AuditShown:
     last: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSigned:
+    """A model.sig; whoever has the slot and the public key can verify it."""
+
+    signature: str
+    public_key: str
+    files: list[str]
+
+
 @app.command("init", epilog="Example: wildflower keys init vault --name approved-3")
 def init(
     keys: Annotated[Path, typer.Argument(help="Directory for the key; not the server's.")],
@@ -116,6 +127,9 @@ def init(
     ] = "",
     plain: Annotated[
         bool, typer.Option("--plain", help="Without a passphrase: for a server's online keys.")
+    ] = False,
+    ecdsa: Annotated[
+        bool, typer.Option("--ecdsa", help="ECDSA on P-256 instead of Ed25519: for a model.sig.")
     ] = False,
     passphrase: Passphrase = "",
     pin: Pin = "",
@@ -129,7 +143,8 @@ def init(
             hint=f"Set {PASSPHRASE_VARIABLE}; --plain is for keys that a server uses alone.",
         )
     else:
-        entry = make_key(_directory(keys), name, passphrase=passphrase.encode() or None)
+        secret = passphrase.encode() or None
+        entry = make_key(_directory(keys), name, passphrase=secret, ecdsa=ecdsa)
     return KeyMade(entry.public.keyid, str(keys / f"{name}.pub.json"), entry.uri)
 
 
@@ -244,6 +259,32 @@ def audit_(
             for one in records[len(records) - min(last, len(records)) :]
         ],
     )
+
+
+@app.command(
+    "model-sig", epilog="Example: wildflower keys model-sig manifest.json vault/oms.pub.json"
+)
+def model_sig(
+    manifest: Annotated[Path, typer.Argument(help="The release's manifest.")],
+    key: Annotated[Path, typer.Argument(help="Description (.pub.json) of an ECDSA key.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Where it shall be written.")] = Path("model.sig"),
+    passphrase: Passphrase = "",
+    pin: Pin = "",
+) -> ModelSigned:
+    """Sign a release's files for OpenSSF model-signing: a model.sig and the key to verify with."""
+    from wildflower.ota.release.model_sig import model_signature, public_pem
+
+    release = Release.from_bytes(_read(manifest, MAX_DOCUMENT))
+    secrets = {"passphrase": passphrase, "pin": pin}
+    entry, place = read_entry(key), key.parent
+    signer = open_key(entry, place, lambda name: secrets.get(name, ""))
+    trail = audit.Trail(place / audit.FILE)
+    audited = audit.AuditedSigner(signer, trail, lambda: datetime.now(UTC))
+    public = out.with_name(f"{out.name}.pub.pem")
+    write_durably(public, public_pem(entry.public))
+    write_durably(out, model_signature(release, audited))
+    return ModelSigned(str(out), str(public), [file.name for file in release.files])
 
 
 def read_bundle(path: Path) -> Bundle:

@@ -138,6 +138,16 @@ def test_a_key_service_is_asked_through_securesystemslib(tmp_path: Path) -> None
     assert "extra for awskms" in refused.value.hint
 
 
+def test_an_ecdsa_key_is_made_for_those_who_verify_nothing_else(tmp_path: Path) -> None:
+    made = make_key(tmp_path, "oms", passphrase=SECRET.encode(), ecdsa=True)
+    assert made.public.keytype == "ecdsa"
+    [signer] = find_signers(tmp_path, [made.public.keyid], tell)
+    made.public.verify_signature(signer.sign(b"data"), b"data")
+    make_key(tmp_path, "other", passphrase=None)
+    with pytest.raises(SigningError, match="expected ECDSA, found Ed25519"):
+        open_key(replace(made, uri="file:other.pem"), tmp_path, tell_nothing)
+
+
 @dataclass(frozen=True)
 class Token:
     """A software token with one key, number 2."""

@@ -186,6 +186,17 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, say: Say, origin: O
     assert "cannot be written" in answer["error"]["message"]
 
 
+def test_a_model_sig_is_signed_by_a_key_of_the_vault(tmp_path: Path, say: Say) -> None:
+    say("keys", "init", tmp_path / "vault", "--name", "oms", "--ecdsa")
+    (tmp_path / "manifest.json").write_bytes(release_of(b"model").to_bytes())
+    words = ("keys", "model-sig", tmp_path / "manifest.json", tmp_path / "vault" / "oms.pub.json")
+    made = say(*words, "--out", tmp_path / "model.sig")
+    assert made["files"] == ["model.onnx"]
+    assert b"sigstore.bundle" in Path(made["signature"]).read_bytes()
+    assert b"PUBLIC KEY" in Path(made["public_key"]).read_bytes()
+    assert say("keys", "audit", tmp_path / "vault")["last"][0].split()[4] == "DSSE"
+
+
 class Published:
     """The part of the operator API that signing needs, over a real repository."""
 
