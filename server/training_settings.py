@@ -47,7 +47,7 @@ NUMBERS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
         "momentum": (0, 0.9999),
         "corrupt": (0, 0.49),
         "dropout": (0, 0.9),
-        "groups": (3, 10_000),
+        "groups": (3, 1000),
         "dp_noise": (1e-3, 1e4),
         "dp_norm": (1e-6, 1e6),
         "dp_delta": (1e-15, 0.1),

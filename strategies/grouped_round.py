@@ -14,7 +14,7 @@ from typing import Final
 from flwr.serverapp import Grid
 
 from wildflower.strategies.errors import RoundAbortedError
-from wildflower.strategies.round_request import RoundRequest, RoundResult
+from wildflower.strategies.round_request import RoundRequest, RoundResult, refuse_noise
 from wildflower.strategies.secagg import keys
 from wildflower.strategies.secagg.grouped import Grouping, combine, divide
 from wildflower.strategies.trips import secure_round
@@ -53,8 +53,10 @@ def grouped_round(  # noqa: PLR0913  the shape of every kind of round, and the g
 
     Raises:
         RoundAbortedError: Too few devices, groups or survivors are left.
+        CombinationError: The request's noise is made in parts.
         LinkError: The grid lost its SuperLink.
     """
+    refuse_noise(request, "a group's sum holds a part of it only")
     groups = divide(nodes, grouping, entropy=keys.derive(entropy, b"", b"grouped/division"))
     tell = _once(on_stage)
 

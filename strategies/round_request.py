@@ -14,6 +14,7 @@ from wildflower.strategies.arrays import Layout, Update, Vector
 from wildflower.strategies.dp.distributed import SkellamEncoding
 from wildflower.strategies.dp.rule import ClientRule
 from wildflower.strategies.encodings import SumEncoding
+from wildflower.strategies.errors import CombinationError
 from wildflower.strategies.fixed_point import CLIPPED, Encoding
 from wildflower.strategies.secagg.graph import Security
 from wildflower.strategies.trip import Trips
@@ -86,6 +87,19 @@ class RoundResult:
     refusals: Mapping[int, str]
     stages: Mapping[str, float]
     encoding: SumEncoding | None = None
+
+
+def refuse_noise(request: RoundRequest, why: str) -> None:
+    """Refuse noise that is made in parts, where the parts would not come together.
+
+    Raises:
+        CombinationError: The request asks for it.
+    """
+    if request.noise:
+        raise CombinationError(
+            f"noise = {request.noise:g} is made by all devices of a cohort together: {why}",
+            hint="Use secagg or one-shot, or local noise.",
+        )
 
 
 def encoding_of(

@@ -36,6 +36,7 @@ from wildflower.strategies.round_request import (
     bounded_by,
     encoding_of,
     model_of,
+    refuse_noise,
     trips_of,
 )
 from wildflower.strategies.secagg import keys
@@ -82,8 +83,10 @@ def plain_round(
 
     Raises:
         RoundAbortedError: Fewer devices than the quorum are left.
+        CombinationError: The request's noise is made in parts.
         LinkError: The grid lost its SuperLink.
     """
+    refuse_noise(request, "a plain update holds a part of it only")
     trips = trips_of(grid, request, is_gone, on_stage)
     total = algorithm.zero(0 if evaluate_only else request.layout.size)
     size = total.vector.size

@@ -12,8 +12,11 @@ from tests.round_fakes import LAYOUT, Fleet, FlowerApp, request
 from wildflower.simulation.grid import App, Death, InProcessGrid
 from wildflower.strategies import round_messages as wire
 from wildflower.strategies.algorithms.fedavg import FedAvg
-from wildflower.strategies.errors import RoundAbortedError
+from wildflower.strategies.dp.rule import ClientRule
+from wildflower.strategies.errors import CombinationError, RoundAbortedError
+from wildflower.strategies.grouped_round import grouped_round
 from wildflower.strategies.round_request import RoundRequest, RoundResult
+from wildflower.strategies.secagg.grouped import Grouping
 from wildflower.strategies.trips import plain_round, secure_round
 
 ENTROPY = bytes(range(32))
@@ -296,3 +299,21 @@ def test_no_answer_of_one_device_can_fail_the_round_of_the_others(
     )
     assert one.survivors == two.survivors == tuple(fleet.nodes)
     assert set(one.refusals) == set(two.refusals) == {99}
+
+
+def test_noise_that_devices_make_together_is_refused_where_updates_stand_alone() -> None:
+    fleet = Fleet([FlowerApp(0.5).app for _ in range(9)])
+    noisy = request(noise=1.0, rule=ClientRule(1.0))
+    with pytest.raises(CombinationError, match="holds a part of it only"):
+        plain_round(fleet.grid, fleet.nodes, noisy, is_gone=fleet.grid.is_gone, algorithm=FedAvg())
+    with pytest.raises(CombinationError, match="holds a part of it only"):
+        grouped_round(
+            fleet.grid,
+            fleet.nodes,
+            noisy,
+            is_gone=fleet.grid.is_gone,
+            entropy=bytes(32),
+            ca_pem=fleet.ca.pem,
+            grouping=Grouping(3),
+        )
+    assert fleet.seen == []
