@@ -324,6 +324,7 @@ def _bad_requests(play: Recorded, device: str) -> dict[str, Refusal]:
     request: UnmaskRequest = play.said["unmask"][device]
     alive, dead = list(request.alive), list(request.dead)
     other = next(each for each in alive if each != device)
+    few = [device, *(each for each in alive if each != device)][: play.params.threshold - 1]
 
     def of(alive: list[str], dead: list[str], session: bytes = request.session) -> UnmaskRequest:
         return UnmaskRequest(session, tuple(sorted(alive)), tuple(sorted(dead)))
@@ -339,7 +340,7 @@ def _bad_requests(play: Recorded, device: str) -> dict[str, Refusal]:
         "unmask: a stranger": ("unmask", of(alive, [*dead, "00" * 32]), "unknown here"),
         "unmask: too few alive": (
             "unmask",
-            of([device, other], [*dead, *(set(alive) - {device, other})]),
-            "2 clients are left in the sum",
+            of(few, [*dead, *(set(alive) - set(few))]),
+            "3 clients are left in the sum",
         ),
     }

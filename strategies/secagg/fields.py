@@ -8,7 +8,6 @@ transport. Each message names its kind, the protocol's version and the session.
 """
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ def join_ids(devices: Iterable[str]) -> bytes:
 
 def split(data: bytes, length: int) -> tuple[bytes, ...]:
     """Cut `data` into parts of `length` bytes."""
-    return tuple(data[start : start + length] for start in range(0, len(data), length))
+    return tuple([data[start : start + length] for start in range(0, len(data), length)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +113,10 @@ class Reader:
 
     def ids(self, name: str) -> tuple[str, ...]:
         """Return device ids, which must be sorted and distinct."""
-        found = tuple(part.hex() for part in self.parts(name, DEVICE))
-        if any(left >= right for left, right in itertools.pairwise(found)):
+        found = self.parts(name, DEVICE)
+        if list(found) != sorted(set(found)):
             raise self.error(name, "sorted and distinct ids", found)
-        return found
+        return tuple(map(bytes.hex, found))
 
 
 def to_bytes(fields: Fields) -> bytes:

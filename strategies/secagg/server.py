@@ -324,12 +324,11 @@ class Session:
 
     def _shares_of(self, device: str) -> dict[int, bytes]:
         """Return the revealed shares of a device's secret by their points."""
-        holders = sorted({device, *self._neighbours[device]})
         found: dict[int, bytes] = {}
-        for point, holder in enumerate(holders, start=1):
-            if holder in self._revealed:
-                reveal = self._revealed[holder]
-                found[point] = {**reveal.seeds, **reveal.keys}[device]
+        for point, holder in enumerate(sorted({device, *self._neighbours[device]}), start=1):
+            if (reveal := self._revealed.get(holder)) is not None:
+                shares = reveal.seeds if device in self._masked else reveal.keys
+                found[point] = shares[device]
         return found
 
     def _own_mask(self, device: str) -> bytes:
