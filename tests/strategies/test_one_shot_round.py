@@ -277,6 +277,23 @@ def test_an_answer_that_was_altered_is_left_out(change: dict[str, object], why: 
     assert result.total.weight == sum(WEIGHTS) - WEIGHTS[2]
 
 
+class Lenient(Wrapped):
+    """It looks at nothing before the end."""
+
+    def check(self, asked: SumRequest) -> None:
+        pass
+
+
+def test_the_server_itself_leaves_out_what_no_helper_would_accept() -> None:
+    fleet = OneShotFleet([each.app for each in ordinary()])
+    change: dict[str, object] = {"sealed": bytes(120)}
+    apps = {**fleet.grid._apps, 13: altering(fleet.grid._apps[13], change)}
+    fleet.grid = InProcessGrid(apps)
+    result = fleet.run(helpers=[Lenient(helper) for helper in fleet.helpers])
+    assert set(result.refusals) == {13}
+    assert len(result.survivors) == 5
+
+
 class Blind(Wrapped):
     """It cannot open the seeds of one device."""
 

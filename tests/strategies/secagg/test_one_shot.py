@@ -72,6 +72,51 @@ def test_masks_are_new_for_each_session_device_and_answer() -> None:
         assert one.seeds.ephemeral != two.seeds.ephemeral
 
 
+def test_each_helper_has_a_seed_of_its_own() -> None:
+    """With one seed for all, any one of them could take all masks off."""
+    seeds = PLAY.answers[DEVICES[0].device_id].seeds
+    opened = [
+        one_shot_keys.open_seed(PLAY.params, seeds, place, private=helper.private)
+        for place, helper in enumerate(HELPERS)
+    ]
+    assert len(set(opened)) == len(HELPERS)
+    with pytest.raises(ProtocolError, match="cannot be opened"):
+        one_shot_keys.open_seed(PLAY.params, seeds, 1, private=HELPERS[0].private)
+
+
+def test_a_seal_is_bound_to_the_helper_it_was_made_for() -> None:
+    """Even if two helpers shared a key, neither's seal would open as the other's."""
+    private = HELPERS[0].private
+    card = HELPERS[0].card
+    twin = replace(card, identity=HELPERS[1].card.identity)
+    cards = tuple(sorted((card, twin), key=lambda each: each.digest))
+    params = replace(PLAY.params, helpers=cards)
+    made = one_shot.make_answer(
+        params,
+        DEVICES[0],
+        PLAY.updates[DEVICES[0].device_id].copy(),
+        smallest=3,
+        entropy=entropy_of("twin"),
+    )
+    swapped = replace(made.answer.seeds, sealed=made.answer.seeds.sealed[::-1])
+    for place in (0, 1):
+        assert one_shot_keys.open_seed(params, made.answer.seeds, place, private=private)
+        with pytest.raises(ProtocolError, match="cannot be opened"):
+            one_shot_keys.open_seed(params, swapped, place, private=private)
+
+
+def test_a_policy_below_three_devices_demands_three() -> None:
+    made = one_shot.make_answer(
+        PLAY.params,
+        DEVICES[0],
+        PLAY.updates[DEVICES[0].device_id].copy(),
+        smallest=1,
+        entropy=entropy_of("lax"),
+    )
+    assert made.answer.seeds.smallest == 3
+    assert one_shot.Made.from_bytes(made.to_bytes()) == made
+
+
 def check(params: OneShotParams, *, helpers: set[str] = PINS, smallest: int = 3) -> None:
     one_shot.check_params(params, helpers=helpers, smallest=smallest)
 
