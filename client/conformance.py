@@ -26,7 +26,7 @@ import httpx
 from wildflower.ota.errors import OtaError, RefusedError
 from wildflower.ota.release.fetch import HttpSource
 from wildflower.ota.release.files import write_durably
-from wildflower.ota.release.trust import METADATA, TARGETS, Clock, NotThereError, TrustedView
+from wildflower.ota.release.trust import METADATA, TARGETS, Clock, TrustedView
 
 PINNED: Final = "pinned-root"
 """The root that `init` was given; no role's file is called so."""
@@ -44,41 +44,19 @@ class _TwoPlaces:
     """A `BytesSource` whose metadata and targets lie under base URLs of their own."""
 
     def __init__(self, client: httpx.Client, metadata: str, targets: str) -> None:
-        self._places = {
-            METADATA: HttpSource(client, metadata),
-            TARGETS: HttpSource(client, targets),
-        }
+        self._metadata = HttpSource(client, metadata)
+        self._targets = HttpSource(client, targets)
 
     def read(self, path: str) -> Iterator[bytes]:
         """Yield a file's bytes.
 
         Raises:
-            NotThereError: There is no such file, or no URL for its kind was given.
+            NotThereError: There is no such file.
             FetchError: It could not be had.
         """
-        for prefix, source in self._places.items():
-            if path.startswith(f"{prefix}/"):
-                return source.read(path.removeprefix(f"{prefix}/"))
-        raise NotThereError(f"{path} is neither metadata nor a target")
-
-
-class _Nowhere:
-    """A `BytesSource` for a command that must not ask anybody."""
-
-    def read(self, path: str) -> Iterator[bytes]:
-        """Have nothing."""
-        raise NotThereError(path)
-
-
-def initialise(directory: Path, root: bytes, now: datetime) -> None:
-    """Pin a root; nothing is fetched.
-
-    Raises:
-        RefusedError: It is not valid root metadata.
-        StorageError: The directory cannot be written.
-    """
-    TrustedView(directory, root, _Nowhere(), now)
-    write_durably(directory / PINNED, root)
+        if path.startswith(f"{METADATA}/"):
+            return self._metadata.read(path.removeprefix(f"{METADATA}/"))
+        return self._targets.read(path.removeprefix(f"{TARGETS}/"))
 
 
 def download(view: TrustedView, names: Sequence[str], directory: Path) -> None:
@@ -106,13 +84,15 @@ def run(options: argparse.Namespace, now: datetime) -> None:
         OtaError: It failed.
         OSError: A file cannot be read or written.
     """
-    if options.command == "init":
-        initialise(options.metadata_dir, options.root.read_bytes(), now)
-        return
-    pinned = (options.metadata_dir / PINNED).read_bytes()
+    is_init = options.command == "init"
+    pinned = options.root if is_init else options.metadata_dir / PINNED
+    root = pinned.read_bytes()
     with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
         source = _TwoPlaces(client, options.metadata_url, options.target_base_url)
-        view = TrustedView(options.metadata_dir, pinned, source, now)
+        view = TrustedView(options.metadata_dir, root, source, now)  # asks nobody yet
+        if is_init:
+            write_durably(options.metadata_dir / PINNED, root)
+            return
         view.refresh()
         if options.command == "download":
             download(view, options.target_name, options.target_dir)
