@@ -112,6 +112,13 @@ def test_replacing_costs_what_adding_costs_with_half_the_noise() -> None:
             assert replaced == pytest.approx(added, rel=1e-12)
 
 
+def test_replacing_doubles_what_an_integer_vector_can_move() -> None:
+    """Both norms double, the noise stays: coarse noise, where the L1 norm counts as well."""
+    for l1 in (3.0, 9.0):
+        replaced = rdp_of([Skellam(2.0, 3.0, l1, 4)], relation=Relation.REPLACE)
+        assert np.allclose(replaced, rdp_of([Skellam(1.0, 6.0, 2 * l1, 4)]), rtol=1e-12)
+
+
 def test_drawing_without_replacement_costs_what_dp_accounting_says() -> None:
     accountant = rdp.RdpAccountant(list(ORDERS), dp_accounting.NeighboringRelation.REPLACE_ONE)
     released = dp_accounting.GaussianDpEvent(2.0)

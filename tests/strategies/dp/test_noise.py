@@ -56,6 +56,14 @@ def test_the_same_noise_is_added_whatever_the_values() -> None:
     assert np.std(alone) == pytest.approx(2.0, rel=0.1)
 
 
+def test_rounding_the_values_to_the_grid_is_in_the_noise() -> None:
+    """A tiny bit for each element; 250,000 of them make noise larger by 2e-6."""
+    count, step = 250_000, noise.grid_of(1.0)
+    found = noise.on_grid(count, sensitivity=1.0, noise_multiplier=1.0, key=KEY)
+    plain = noise.gaussians(noise.Words(KEY), count) / step
+    assert np.linalg.norm(found) / np.linalg.norm(plain) - 1 == pytest.approx(500 * step, rel=0.01)
+
+
 def test_other_entropy_is_other_noise_and_too_little_is_refused() -> None:
     zeros = np.zeros(8)
     found = [
