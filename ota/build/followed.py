@@ -13,7 +13,7 @@ master is the new model in fp32 as the quantiser saw it: optimised, batch norms 
 | anything else | must be equal in the new int8 build |
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -128,7 +128,7 @@ class _Follower:
                 continue
             entry, weight, bias = (one.input for one in found)
             if bias[0] in quantised and bias[0] not in done and self._is_bias(bias[0]):
-                self._bias(quantised[bias[0]], entry[1], weight[1])
+                self._bias(quantised[bias[0]], entry[1], weight)
                 done.add(bias[0])
         left = [name for name in quantised if name not in done and self._is_bias(name)]
         if left:
@@ -145,14 +145,18 @@ class _Follower:
         elif name not in fresh or not np.array_equal(fresh[name], values):
             raise QuantiseError(f"tensor {name!r} is another than in the last release", hint=HINT)
 
-    def _bias(self, one: _Quantised, entry_scale: str, weight_scale: str) -> None:
+    def _bias(self, one: _Quantised, entry_scale: str, weight: Sequence[str]) -> None:
         before = self._array(one.scale)
-        product = self._array(entry_scale).reshape(-1) * self._array(weight_scale).reshape(-1)
+        product = self._array(entry_scale).reshape(-1) * self._array(weight[1]).reshape(-1)
         scales = np.broadcast_to(product.astype(np.float32), before.reshape(-1).shape)
         integers = self._array(one.name)
         master = self._master(one.source, integers.shape)
+        products = self._array(weight[0]).size / integers.size
         self._put(one.scale, scales.reshape(before.shape))
-        self._put(one.name, held_bias(master, integers, scales, self._rules))
+        self._put(
+            one.name,
+            held_bias(master, integers, scales, self._rules, products=max(1.0, products)),
+        )
 
     def _is_bias(self, name: str) -> bool:
         return bool(self._array(name).dtype == np.int32)
@@ -174,7 +178,7 @@ class _Follower:
         from onnx import numpy_helper
 
         # A copy each time: `raw_data` in place of whatever form the quantiser chose.
-        self._tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self._tensors[name].CopyFrom(numpy_helper.from_array(np.array(values, order="C"), name))
 
 
 def _tensors(data: bytes) -> dict[str, npt.NDArray[Any]]:

@@ -22,7 +22,7 @@ from wildflower.ota.errors import DeltaError
 
 Weights = npt.NDArray[np.float32]
 
-SHARE: Final = 0.5  # of an update's own size: 3 bits a weight, agreement above 0.997 throughout
+SHARE: Final = 0.6  # of an update's own size: 2.8 bits a weight
 GAUSSIAN: Final = (
     1.2533  # from mean magnitude to standard deviation: a few outliers inflate it less
 )

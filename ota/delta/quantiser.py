@@ -8,7 +8,8 @@ Three rules, each bounded by the fp32 master and not by the release before, so n
   have a mantissa of 8 bits.
 * An integer is *held* while the master is within half a step and `hold` steps of it (hysteresis).
   The rounding error is then at most 0.5 + hold steps of the master, after any number of releases.
-* Biases, of 32 bits, move on a grid of 16 and are held likewise.
+* Biases, of 32 bits, move on a grid of up to 16 and are held likewise: as exact as the sum of
+  products that they are added to, whose error grows with the root of their number.
 
 `hold` trades bytes for quality; `largest_hold` finds the largest that the gates let pass.
 
@@ -28,8 +29,8 @@ Scales = npt.NDArray[np.float32]
 
 MANTISSA: Final = 8  # bits of a new scale: 0.2 per cent, and two of its four bytes are always 0
 GROWTH: Final = (0.25, 4.0)  # of a channel in one release; beyond it the ratio is an accident
-GRID: Final = 16  # of biases, which have 2**31 values for what 2**15 or so hold well
-HOLDS: Final = (0.25, 0.1, 0.05, 0.0)
+MAX_GRID: Final = 16  # of biases, which have 2**31 values for what 2**15 or so hold well
+HOLDS: Final = (0.25, 0.1, 0.05, 0.02, 0.0)
 """What `largest_hold` tries."""
 
 
@@ -122,11 +123,22 @@ def held(
     return found.astype(released.dtype)
 
 
-def held_bias(master: Master, released: Integers, scales: Scales, rules: Rules) -> Integers:
-    """Return the bias integers of the next release; shapes (channels,), scales also (1,)."""
+def held_bias(
+    master: Master, released: Integers, scales: Scales, rules: Rules, *, products: float
+) -> Integers:
+    """Return the bias integers of the next release.
+
+    Args:
+        master: Biases, shape (channels,).
+        released: The release's integers, of that shape.
+        scales: The next release's scales, shape (channels,) or (1,).
+        rules: How much may stay as it is.
+        products: How many products a bias is added to, at least 1.
+    """
+    grid = min(MAX_GRID, int(products**0.5))
     exact = master / scales.astype(np.float64)
-    is_near = np.abs(exact - released) <= rules.slack * GRID
-    found = np.where(is_near, released, np.rint(exact / GRID) * GRID)
+    is_near = np.abs(exact - released) <= rules.slack * grid
+    found = np.where(is_near, released, np.rint(exact / grid) * grid)
     return found.clip(-(2**31), 2**31 - 1).astype(released.dtype)
 
 
