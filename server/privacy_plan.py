@@ -16,12 +16,13 @@ The distributed noise is there to keep out the server, which drew the cohorts: s
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum, unique
 from importlib.resources import files
-from itertools import pairwise
 from typing import Any, Final
+
+import numpy as np
 
 from wildflower.server.errors import SettingsError
 from wildflower.strategies.dp import calibration
@@ -129,6 +130,12 @@ class Asked:
                 whole, rest = divmod(rounds, self.steps)
                 trees = [Tree(noise, self.steps, whole)] if whole else []
                 return [*trees, *([Tree(noise, rest)] if rest else [])]
+
+    @property
+    def curve(self) -> str:
+        """Name of the measured line that is nearest to it."""
+        is_sampled = self.mechanism is Mechanism.CENTRAL and self.cohort < self.population
+        return "sampled" if is_sampled else self.mechanism.value
 
     @property
     def steps(self) -> int:
@@ -246,7 +253,7 @@ def plan(asked: Asked) -> Plan:
         round_error=asked.round_error(noise),
         model_error=asked.model_error(noise),
         noise_and_rounds=_rows(asked, noise),
-        accuracy=accuracy(asked.mechanism, asked.epsilon, measured()),
+        accuracy=accuracy(asked.curve, asked.epsilon, measured()),
     )
 
 
@@ -279,34 +286,26 @@ def measured() -> dict[str, Any]:
     return found
 
 
-def accuracy(mechanism: Mechanism, epsilon: float, table: Mapping[str, Any]) -> Accuracy:
+def accuracy(curve: str, epsilon: float, table: Mapping[str, Any]) -> Accuracy:
     """Return the accuracy at an epsilon, on the line between the two measured next to it.
 
     Args:
-        mechanism: Who adds the noise.
+        curve: Name of the measured line.
         epsilon: The asked one.
         table: What was measured; see `measured`.
     """
-    line = table["mechanisms"][mechanism.value]
-    points = sorted((float(each), value) for each, value in line["accuracy"].items())
-    low, high = points[0][0], points[-1][0]
-    expected = _between(points, min(max(epsilon, low), high))
+    line = table["mechanisms"][curve]
+    points = sorted((float(each), float(value)) for each, value in line["accuracy"].items())
+    logs, values = [math.log(each) for each, _ in points], [value for _, value in points]
+    expected = float(np.interp(math.log(epsilon), logs, values))
     free = float(line["without_noise"])
     return Accuracy(
         expected=round(expected, 2),
         without_privacy=free,
         cost_pt=round(free - expected, 2),
         setting=line["setting"],
-        is_beyond=not low <= epsilon <= high,
+        is_beyond=not points[0][0] <= epsilon <= points[-1][0],
     )
-
-
-def _between(points: Sequence[tuple[float, float]], epsilon: float) -> float:
-    for (low, worse), (high, better) in pairwise(points):
-        if low <= epsilon <= high:
-            share = math.log(epsilon / low) / math.log(high / low)
-            return worse + share * (better - worse)
-    return points[0][1]
 
 
 def _within(key: str, value: float, low: float, high: float) -> None:

@@ -107,7 +107,7 @@ def _budget(desk: Desk, entries: list[Entry]) -> float | None:
         training = desk.store.get(Training, subject)
         if training is not None:
             found = training.settings.get(BUDGET)
-            return None if found is None else float(found)
+            return float(found) if found else None  # 0 is no limit
     return None
 
 
