@@ -131,7 +131,14 @@ def wire(
     )
 
 
-def clock(journal: Journal) -> Callable[[], datetime]:
+def system_clock() -> datetime:
+    """Return what the system says the time is."""
+    return datetime.now(UTC)
+
+
+def clock(
+    journal: Journal, system: Callable[[], datetime] = system_clock
+) -> Callable[[], datetime]:
     """Return the device's clock: the system's, but never earlier than a signed time it has seen.
 
     A device without a battery wakes in 1970; what was fresh when it was last online has expired
@@ -139,11 +146,11 @@ def clock(journal: Journal) -> Callable[[], datetime]:
     """
 
     def now() -> datetime:
-        system = datetime.now(UTC)
+        told = system()
         try:
-            return max(system, canonical.from_time(journal.fact("seen-time")))
+            return max(told, canonical.from_time(journal.fact("seen-time")))
         except FormatError:
-            return system
+            return told
 
     return now
 

@@ -8,10 +8,12 @@
     x IncompatibleError     the release requires what this device has not
     + FetchError            the bytes could not be had (network, server, budget)
       x StoppedError        the caller stopped the download; what has arrived is kept
+      x BudgetError         an update has cost more bytes than it may
     x DeltaError            a delta is damaged, hostile, or for other files than these
     x SigningError          a key cannot be used, or the edit contradicts what is signed already
   + DeviceError             the update lifecycle on a device
     x IllegalEventError     the machine was given an event its phase does not accept
+    x ProgramError          a program of the owner's cannot be started or does not end
     x TrialError            the release failed its trial: golden outputs, latency, memory, crash
     x StorageError          a slot or the journal cannot be written (disk full, read-only)
     x PostponedError        an effect cannot go on now (no network, told to stop); it stays owed
@@ -62,6 +64,10 @@ class StoppedError(FetchError):
     """The caller stopped the download; what has arrived is kept."""
 
 
+class BudgetError(FetchError):
+    """An update has cost more bytes than it may; what has arrived is kept."""
+
+
 class DeltaError(ReleaseError):
     """A delta is damaged, hostile, or for other files than these."""
 
@@ -76,6 +82,10 @@ class DeviceError(OtaError):
 
 class IllegalEventError(DeviceError):
     """An event arrived in a phase that does not accept it; the state stands."""
+
+
+class ProgramError(DeviceError):
+    """A program that the device's owner named cannot be started, or does not end in time."""
 
 
 class TrialError(DeviceError):

@@ -167,6 +167,9 @@ class Faults:
         endless: Whether blobs do not end; their length is not told.
         liar: Bytes added to the Content-Length of blobs.
         unframed: Whether answers with blobs end with the connection; their length is not told.
+        encoding: What answers with blobs say they are packed with; "" for nothing.
+        stall: Bytes of a blob after which nothing comes any more; 0 for never.
+        location: Where answers to requests for blobs redirect to; "" for nowhere.
         busy: How many requests for blobs are answered with `busy_status`.
         busy_status: The status meanwhile.
         retry_after: What a busy server's Retry-After says; "" for none.
@@ -183,6 +186,9 @@ class Faults:
     endless: bool = False
     liar: int = 0
     unframed: bool = False
+    encoding: str = ""
+    stall: int = 0
+    location: str = ""
     busy: int = 0
     busy_status: int = 503
     retry_after: str = ""
@@ -274,6 +280,9 @@ def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
 
         def _blob(self, data: bytes, ranged: str) -> None:
             faults = server.faults
+            if faults.location:
+                self._answer(302, b"", {"Location": faults.location})
+                return
             if faults.busy:
                 faults.busy -= 1
                 wait = {"Retry-After": faults.retry_after} if faults.retry_after else {}
@@ -297,17 +306,21 @@ def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
             if faults.endless:
                 self._endless(body)
                 return
-            sent = body[: faults.cut] if faults.cut else body
+            sent = body[: faults.cut or faults.stall or len(body)]
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
+            if faults.encoding:
+                self.send_header("Content-Encoding", faults.encoding)
             if faults.unframed:
                 self.send_header("Connection", "close")
             else:
                 self.send_header("Content-Length", str(len(body) + faults.liar))
             self.end_headers()
+            server.served += len(sent)  # first: who has it all may be faster than this thread
             self.wfile.write(sent)
-            server.served += len(sent)
+            if faults.stall:
+                self.connection.recv(1)  # comes back when the client has had enough
             if len(sent) < len(body):
                 self._hang_up()
 

@@ -7,12 +7,17 @@ The rules (RFC 9110, section 14, and what faulty servers have been seen to do):
 * `Range: bytes=N-` resumes; 206 counts only if its Content-Range begins at N and names the length
   that is signed. After a wrong one the source is asked for the whole file. 200 starts over, 416
   empties the part.
-* Every MiB is synced, so that a power cut costs at most one; what is on disk afterwards need not
-  be right, which is why the whole file is hashed before it gets its name.
+* Every MiB is synced, and the part file's name when it is made, so that a power cut costs at most
+  one MiB; what is on disk afterwards need not be right, which is why the whole file is hashed
+  before it gets its name.
 * A cut costs a try only if it brought nothing new. Waiting is full jitter with a doubling bound; a
   Retry-After is honoured. 4xx is for good (but 408, 425 and 429).
-* Too many bytes or a wrong digest is the source's fault, not the network's: it gets a second try
-  (the part may have been torn by a power cut or begun by another source), then it is refused.
+* Too many bytes, another encoding than asked for or a wrong digest is the source's fault, not the
+  network's: it gets a second try (the part may have been torn by a power cut or begun by another
+  source), then it is refused.
+* Redirects are not followed: a blob has one place, and a loop of them costs one request.
+* Every byte that comes counts against a budget, whichever source sent it and whatever it was good
+  for. A server that sends the same half for ever costs a device a bounded sum, not its data plan.
 
 No source is trusted; what counts is the digest in a signed manifest.
 """
@@ -34,8 +39,15 @@ from typing import IO, Final
 
 import httpx
 
-from wildflower.ota.errors import FetchError, RefusedError, StoppedError, StorageError
-from wildflower.ota.release.files import sync_directory
+from wildflower.ota.errors import (
+    BudgetError,
+    FetchError,
+    RefusedError,
+    StoppedError,
+    StorageError,
+)
+from wildflower.ota.release.budget import ByteBudget
+from wildflower.ota.release.files import make_directory, sync_directory
 from wildflower.ota.release.manifest import FileEntry
 
 SYNC_EVERY: Final = 1 << 20  # bytes
@@ -47,7 +59,7 @@ FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 30.0
 LONGEST_RETRY_AFTER_S: Final = 300.0
 """A server that asks for more is left for the next source, or for the next check."""
-SLOWEST: Final = 256  # bytes per second, over the first SLOW_AFTER_S of a try and from then on
+SLOWEST: Final = 256  # bytes per second, over each SLOW_AFTER_S of a try
 SLOW_AFTER_S: Final = 30.0
 PASSING: Final = frozenset({408, 425, 429})
 """Client errors that a later try may not meet again."""
@@ -114,6 +126,7 @@ class Download:
         on_bytes: Told how many bytes of the file are in the part, after each chunk.
         surroundings: Waiting, drawing, free space, time.
         refusals: What sources were refused for; appended to.
+        budget: Counts the bytes that come; None for no limit.
     """
 
     entry: FileEntry
@@ -123,6 +136,7 @@ class Download:
     on_bytes: Callable[[int], None] = lambda _: None
     surroundings: Surroundings = Surroundings()
     refusals: list[Refusal] = field(default_factory=list)
+    budget: ByteBudget | None = None
 
     @property
     def part(self) -> Path:
@@ -141,7 +155,8 @@ class Download:
 
         Raises:
             RefusedError: No source served the file, and one at least served something else.
-            FetchError: No source could be had; StoppedError if `should_stop` said so.
+            FetchError: No source could be had; StoppedError if `should_stop` said so, BudgetError
+                if it has cost too much.
             StorageError: The disk is full or cannot be written; the part is kept.
         """
         if self._is_there():
@@ -155,7 +170,7 @@ class Download:
                 self.refusals.append(Refusal(source, self.entry.name, str(error)))
                 failures.append(str(error))
                 refused = True
-            except StoppedError:
+            except (StoppedError, BudgetError):
                 raise
             except FetchError as error:
                 failures.append(str(error))
@@ -169,7 +184,7 @@ class Download:
         try:
             if _sha256(self.destination) == self.entry.digest:
                 return True
-            self.destination.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(self.destination.parent)
             if self.received > self.entry.length:
                 self.part.unlink()
             free = self.surroundings.free(self.destination.parent)
@@ -224,6 +239,7 @@ class Download:
         match response.status_code:
             case 200:
                 have = 0
+                self._check_encoding(response)
                 self._check_length(response)
             case 206 if have and self._is_right_range(response, have):
                 pass
@@ -237,10 +253,23 @@ class Download:
                 raise _CutError(f"HTTP {status}", self._retry_after(response))
             case status:
                 raise FetchError(f"{response.request.url}: HTTP {status}")
-        with self.part.open("ab") as file:
+        with self._open_part() as file:
             if self.received != have:
                 file.truncate(have)
             self._write(response, file, have)
+
+    def _open_part(self) -> IO[bytes]:
+        is_new = not self.part.exists()
+        file = self.part.open("ab")
+        if is_new:
+            sync_directory(self.part.parent)
+        return file
+
+    def _check_encoding(self, response: httpx.Response) -> None:
+        """Refuse a body that was packed although `identity` was asked for."""
+        found = response.headers.get("Content-Encoding", "identity").lower()
+        if found != "identity":
+            raise _WrongError(f"served {self.entry.name}: encoded as {found}, expected identity")
 
     def _check_length(self, response: httpx.Response) -> None:
         """Refuse a body that says it is another file before it costs the part."""
@@ -259,7 +288,7 @@ class Download:
         )
 
     def _write(self, response: httpx.Response, file: IO[bytes], have: int) -> None:
-        synced, start, began = have, have, self.surroundings.clock()
+        synced, mark, began = have, have, self.surroundings.clock()
         try:
             for chunk in response.iter_raw():  # no size: httpx would drop what a cut leaves over
                 if have + len(chunk) > self.entry.length:
@@ -274,7 +303,11 @@ class Download:
                     synced = have
                 self.on_bytes(have)
                 self._check_stop()
-                self._check_rate(have - start, self.surroundings.clock() - began)
+                if self.budget is not None:
+                    self.budget.spend(len(chunk))
+                if (passed := self.surroundings.clock() - began) > SLOW_AFTER_S:
+                    self._check_rate(have - mark, passed)
+                    mark, began = have, began + passed
         except (httpx.HTTPError, FetchError):
             _sync(file)  # what has come is kept; after an error of the disk nothing is synced
             raise
@@ -282,7 +315,7 @@ class Download:
 
     def _check_rate(self, count: int, seconds: float) -> None:
         """Leave a source that drips: it would hold the device for ever without a time-out."""
-        if seconds > SLOW_AFTER_S and count < SLOWEST * seconds:
+        if count < SLOWEST * seconds:
             raise FetchError(
                 f"{self.entry.name}: {count} bytes in {seconds:.0f} s, at least {SLOWEST} a second"
             )

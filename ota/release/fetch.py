@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import httpx
 
 from wildflower.ota.errors import FetchError, FormatError, RefusedError
+from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.download import Download, Refusal, Surroundings
 from wildflower.ota.release.manifest import FileEntry, Release, target_path
 from wildflower.ota.release.trust import Clock, NotThereError, TrustedView
@@ -180,6 +181,7 @@ class ReleaseClient:
         *,
         should_stop: Callable[[], bool] = lambda: False,
         on_bytes: Callable[[int], None] = lambda _: None,
+        budget: ByteBudget | None = None,
     ) -> None:
         """Fetch a file of a release; go on where an earlier try stopped.
 
@@ -188,10 +190,12 @@ class ReleaseClient:
             destination: Where it shall lie; the part file lies beside it.
             should_stop: Asked between chunks; True keeps the part and ends the download.
             on_bytes: Told how many bytes of the file are in the part, after each chunk.
+            budget: What the update may cost; what comes is counted there.
 
         Raises:
             RefusedError: No source served the file, and one at least served something else.
-            FetchError: No source could be had; StoppedError if `should_stop` said so.
+            FetchError: No source could be had; StoppedError if `should_stop` said so, BudgetError
+                if the update has cost too much.
             StorageError: The disk is full or cannot be written; the part is kept.
         """
         with self._http() as client:
@@ -203,6 +207,7 @@ class ReleaseClient:
                 on_bytes=on_bytes,
                 surroundings=self._surroundings,
                 refusals=self.refusals,
+                budget=budget,
             )
             download.run(self._sources)
 

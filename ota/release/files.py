@@ -13,7 +13,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         OSError: The disk is full or the directory cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     beside = path.with_name(f".{path.name}.new")
     beside.unlink(missing_ok=True)  # its mode may be another's
     try:
@@ -25,6 +25,19 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except OSError:
         beside.unlink(missing_ok=True)
         raise
+    sync_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, whose names survive a power cut.
+
+    Raises:
+        OSError: The disk is full or a directory cannot be written.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
     sync_directory(path.parent)
 
 

@@ -21,9 +21,16 @@ from tests.ota_fakes import (
     http_client,
 )
 
-from wildflower.ota.errors import FetchError, RefusedError, StoppedError, StorageError
+from wildflower.ota.errors import (
+    BudgetError,
+    FetchError,
+    RefusedError,
+    StoppedError,
+    StorageError,
+)
 from wildflower.ota.release import download, signing
-from wildflower.ota.release.download import TRIES, Download, Surroundings
+from wildflower.ota.release.budget import ByteBudget
+from wildflower.ota.release.download import TRIES, WRONG_TRIES, Download, Surroundings
 from wildflower.ota.release.fetch import LONGEST_S, HttpSource, ReleaseClient
 from wildflower.ota.release.keys import AUTO, ROLLOUT
 from wildflower.ota.release.manifest import target_path
@@ -363,6 +370,45 @@ def test_a_source_that_drips_is_left(bench: Bench) -> None:
     with pytest.raises(FetchError, match="at least 256 a second"):
         run(bench, server, clock=ticking(10_000))
     assert len(server.blob_requests()) == 1
+
+
+def test_a_source_that_begins_fast_and_then_drips_is_left(bench: Bench) -> None:
+    moments = iter([0.0, 31.0, *(31.0 + 300.0 * step for step in range(1, 1000))])
+    with pytest.raises(FetchError, match="in 300 s, at least 256 a second"):
+        run(bench, bench.serve(), clock=lambda: next(moments))
+
+
+def test_a_body_that_is_packed_unasked_is_refused_unread(bench: Bench) -> None:
+    server = bench.serve(encoding="gzip")
+    with pytest.raises(RefusedError, match="encoded as gzip, expected identity"):
+        bench.client(server).fetch(ENTRY, bench.destination)
+    assert len(server.blob_requests()) == WRONG_TRIES
+
+
+def test_a_loop_of_redirects_costs_one_request(bench: Bench) -> None:
+    server = bench.serve()
+    server.faults.location = f"{server.url}/blobs/{ENTRY.digest}"
+    with pytest.raises(FetchError, match="HTTP 302"):
+        bench.client(server).fetch(ENTRY, bench.destination)
+    assert len(server.blob_requests()) == 1
+
+
+def test_what_an_update_may_cost_holds_over_tries_and_sources(bench: Bench) -> None:
+    faults = {"cut": 200_000, "ignores_range": True}
+    one, other = bench.serve(**faults), bench.serve(**faults)
+    budget = ByteBudget(3 * len(MODEL))
+    with pytest.raises(BudgetError, match="bytes have come for this update, allowed are 900000"):
+        bench.client(one, other).fetch(ENTRY, bench.destination, budget=budget)
+    assert one.served + other.served <= 3 * len(MODEL) + 200_000
+    assert bench.part.stat().st_size <= 200_000
+    with pytest.raises(BudgetError):
+        bench.client(bench.serve()).fetch(ENTRY, bench.destination, budget=budget)
+
+
+def test_a_budget_that_suffices_is_counted(bench: Bench) -> None:
+    budget = ByteBudget(len(MODEL))
+    bench.client(bench.serve()).fetch(ENTRY, bench.destination, budget=budget)
+    assert budget.spent == len(MODEL)
 
 
 def test_metadata_that_drips_is_left(bench: Bench) -> None:

@@ -1,0 +1,150 @@
+"""The crash matrix: killed before every system call that changes the disk, and the power cut there.
+
+    for found in kills(bench): ...        SIGKILL by strace before each call of an update
+    for found in power_cuts(bench): ...   what a power cut at the same points may leave on the disk
+
+Every state that is left is judged twice: at once (does the device run a release that is whole and
+signed?) and after the device was switched on again (is the update done, nothing lost, nothing told
+twice?). States of the disk that are equal byte for byte are switched on once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.device_fakes import Bundle
+from tests.faults.bench import Bench, complaints, losses
+from tests.faults.disk import Disk, View
+from tests.faults.strace import Call, Fault
+
+AGAIN: Final = 3
+"""How often a device is switched on after a crash, at most; once is expected to be enough."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a fault did to a device.
+
+    Attributes:
+        point: Where it came.
+        torn: What was wrong with what the device runs right after it; () for nothing.
+        lost: What was wrong once the device had been switched on again; () for nothing.
+    """
+
+    point: str
+    torn: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+    @property
+    def is_survived(self) -> bool:
+        return not self.torn and not self.lost
+
+
+@dataclass(frozen=True)
+class End:
+    """How an update ends, whatever happens in the middle of it.
+
+    Attributes:
+        release: What runs then.
+        reports: What the device owes to the server.
+    """
+
+    release: Bundle
+    reports: Sequence[tuple[int, str]]
+
+    def losses(self, device: Path) -> list[str]:
+        return losses(device, self.release, list(self.reports))
+
+
+@dataclass
+class Matrix:
+    """Crashes of one run of a device.
+
+    Attributes:
+        bench: What it stands on.
+        ends: How the run may end; the first one is how it does without a fault.
+        base: The state of the device before the run.
+        every: Takes every n-th point alone.
+        skip: Tells how many calls from the beginning are not looked at.
+    """
+
+    bench: Bench
+    ends: Sequence[End]
+    base: Path
+    every: int = 1
+    skip: Callable[[Sequence[Call]], int] = lambda _: 0
+    _known: dict[str, Verdict] = field(default_factory=dict)
+
+    def points(self) -> tuple[Path, list[Call], list[Call]]:
+        """Run once without a fault; return the device, all calls, and those to crash before."""
+        device = self.bench.copy(self.base)
+        ended = self.bench.trace(device)
+        assert (ended.status, ended.failures) == (0, ()), ended
+        assert not (wrong := self.ends[0].losses(device)), wrong
+        calls = ended.calls
+        later = calls[self.skip(calls) :]
+        changing = [call for call in later if call.changes(device) and call.result >= 0]
+        return device, list(calls), changing[:: self.every]
+
+    def kills(self) -> Iterator[Verdict]:
+        """Kill before each point, for real."""
+        _, _, points = self.points()
+        for call in points:
+            device = self.bench.copy(self.base)
+            fault = Fault(call.name, str(call.count))
+            if not self.bench.trace(device, fault).is_killed:
+                continue  # this run took another way and never came there
+            torn = complaints(device, self.bench.known)
+            yield Verdict(f"{fault}: {Path(call.path).name}", tuple(torn), self._recovered(device))
+
+    def power_cuts(self, views: Sequence[View] = (View.LOST, View.ZEROED)) -> Iterator[Verdict]:
+        """Cut the power before each point, on the disk as it is replayed."""
+        device, calls, points = self.points()
+        disk = Disk(self.bench.copy(self.base))
+        moved = [_moved(call, device, disk.root) for call in calls]
+        wanted = {id(calls[at]): at for at in range(len(calls))}
+        chosen = {wanted[id(call)] for call in points}
+        for at, call in enumerate(moved):
+            if at in chosen:
+                for view in views:
+                    yield self._cut(disk, view, f"power cut, {view.value}, at {call.name}")
+            disk.apply(call)
+
+    def _cut(self, disk: Disk, view: View, point: str) -> Verdict:
+        state = disk.digest(view)
+        if state not in self._known:
+            device = self.bench.fresh()
+            disk.lay_out(device, view)
+            torn = complaints(device, self.bench.known)
+            self._known[state] = Verdict(point, tuple(torn), self._recovered(device))
+        found = self._known[state]
+        return Verdict(f"{point} {found.point.rpartition(' ')[2]}", found.torn, found.lost)
+
+    def _recovered(self, device: Path) -> tuple[str, ...]:
+        """Switch the device on again; return what is wrong with how it ends."""
+        found: list[str] = []
+        ended = self.bench.run(device)
+        if ended.status != 0:
+            found.append(f"the next start ended with {ended.status}: {ended.failures}")
+        found += complaints(device, self.bench.known)
+        wrong = [end.losses(device) for end in self.ends]
+        if all(wrong):
+            found += wrong[0] + [str(ended.failures)]
+        return tuple(found)
+
+
+def _moved(call: Call, old: Path, new: Path) -> Call:
+    """Return a call that does to one copy what another one saw."""
+    from dataclasses import replace
+
+    paths = [
+        str(new) + path.removeprefix(str(old)) if f"{path}/".startswith(f"{old}/") else path
+        for path in (call.path, call.other)
+    ]
+    return replace(call, path=paths[0], other=paths[1])
+
+
+def after_trial(calls: Sequence[Call]) -> int:
+    """Return how many calls there are up to the start of the trial's process."""
+    return next(at for at, call in enumerate(calls) if call.name == "vfork")

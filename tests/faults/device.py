@@ -1,0 +1,133 @@
+"""A device whose updates are processes: each is forked off a warm one, so that it starts at once.
+
+python tests/faults/device.py        orders come in as lines of JSON, answers go out the same way
+
+An order names the device's directory, the server to ask and the file that holds the time. The
+first one is carried out by this process itself, which loads whatever an update needs; every other
+one by a child, which may be held until a tracer has attached. Wired as `client.daemon` does it,
+without the channel: what is owed to the server stays in the journal.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from wildflower.client.config import load_config
+from wildflower.client.daemon import alone, clock
+from wildflower.client.errors import ClientError
+from wildflower.client.identity import Identity
+from wildflower.client.policy import Policy
+from wildflower.client.updates import Updates
+from wildflower.ota.device.journal import Journal
+from wildflower.ota.device.slots import Slots
+from wildflower.ota.errors import OtaError
+from wildflower.ota.release.fetch import ReleaseClient
+
+SAID = 4000  # bytes of an answer; errors of several sources are long
+PASSED = 0
+CRASHED = 70
+"""Exit status of an update that ended by an error that the agent's loop would not have caught."""
+
+
+def update(order: dict[str, Any]) -> list[str]:
+    """Switch the device on for one look, as the agent's loop does; return what it could not do."""
+    directory = Path(order["directory"])
+    with alone(directory):
+        return _update(directory, order)
+
+
+def _update(directory: Path, order: dict[str, Any]) -> list[str]:
+    def system() -> datetime:
+        return datetime.fromisoformat(Path(order["clock"]).read_text())
+
+    config = load_config(directory)
+    config = replace(config, sources=(order["source"],), endpoints_device=order["source"])
+    identity, slots = Identity.load(directory), Slots(directory / "slots")
+    journal = Journal.open(directory / "journal.db", now=system(), is_first=not slots.running())
+    now = clock(journal, system)
+    releases = ReleaseClient(
+        directory / "tuf",
+        identity.root,
+        config.all_sources,
+        lambda: httpx.Client(timeout=order["timeout_s"], trust_env=False),
+        now,
+        wait=lambda _: None,
+        draw=lambda: 1.0,
+    )
+    updates = Updates(
+        config=config,
+        policy=Policy(release=("auto",)),
+        journal=journal,
+        slots=slots,
+        releases=releases,
+        now=now,
+        should_stop=lambda: False,
+    )
+    steps = (updates.begin, updates.look, updates.end)
+    failures = [failure for step in steps if (failure := _guarded(step))]
+    journal.close()
+    return failures
+
+
+def _guarded(step: Callable[[], None]) -> str:
+    """Do what the agent's loop does with what cannot be done now."""
+    try:
+        step()
+    except (ClientError, OtaError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _fork(order: dict[str, Any]) -> dict[str, Any]:
+    """Carry an order out in a child; say its process id first, so that it can be traced or killed.
+
+    The answer comes through a socket: `write` may be made to fail in the child.
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            child = os.fork()
+            if not child:
+                ours.close()
+                _live(order, theirs)
+        _say({"process": child})
+        said = ours.makefile("rb").read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {"status": status, "failures": json.loads(said or b"[]")}
+
+
+def _live(order: dict[str, Any], answer: socket.socket) -> None:
+    if order["traced"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        failures, status = update(order), PASSED
+    except BaseException as error:  # noqa: BLE001  the child's edge
+        failures, status = [f"{type(error).__name__}: {error}"], CRASHED
+    answer.sendall(json.dumps([failure[:SAID] for failure in failures]).encode())
+    os._exit(status)
+
+
+def _say(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Carry out orders until there are no more."""
+    warming = json.loads(sys.stdin.readline())
+    _say({"failures": update(warming)})
+    for line in sys.stdin:
+        _say(_fork(json.loads(line)))
+
+
+if __name__ == "__main__":
+    main()
