@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from wildflower.client.dp_training import PrivatePlan, event_of, train_privately
+from wildflower.client.dp_training import PrivatePlan, train_privately
 from wildflower.server.privacy_plan import fine_skellam
 from wildflower.simulation.data import digits
 from wildflower.simulation.fleet import seeded_entropy
@@ -37,6 +37,7 @@ from wildflower.strategies.dp.distributed import SkellamEncoding
 from wildflower.strategies.dp.events import Event, Gaussian, Relation, Sampling, Scheme, Tree
 from wildflower.strategies.dp.private_task import PrivateTask
 from wildflower.strategies.dp.rule import ClientRule
+from wildflower.strategies.dp.sgd import event_of
 from wildflower.strategies.dp.tree import TreeDP, TreeState, restart
 from wildflower.strategies.errors import CapacityError
 from wildflower.strategies.task import Examples, Recipe
@@ -322,9 +323,8 @@ SGD_ROUNDS: Final = 10
 def sgd_event(noise: float) -> Gaussian:
     """Return what DP-SGD of all rounds releases of one example."""
     each = DEVICES * EACH // SGD_DEVICES
-    plan = PrivatePlan(noise)
     recipe = Softmax.recipe
-    return event_of(plan, examples=each, batch_size=recipe.batch_size, epochs=SGD_ROUNDS)
+    return event_of(noise, examples=each, batch_size=recipe.batch_size, epochs=SGD_ROUNDS)
 
 
 def learn_by_sgd(noise: float, data: Data, seed: int) -> float:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from benchmarks._outcome import tell
-from wildflower.client.dp_training import PrivatePlan, event_of, train_privately
+from wildflower.client.dp_training import PrivatePlan, train_privately
 from wildflower.simulation.fleet import seeded_entropy
 from wildflower.strategies.arrays import Parameters, Update
 from wildflower.strategies.dp.anchors import anchors
 from wildflower.strategies.dp.contribution import Contribution
 from wildflower.strategies.dp.distributed import SkellamEncoding
 from wildflower.strategies.dp.private_task import PrivateTask
+from wildflower.strategies.dp.sgd import event_of
 from wildflower.strategies.initial import initial_model
 from wildflower.strategies.task import Examples, Recipe
 
@@ -114,7 +115,7 @@ def ghost_steps(trial: Trial, model: Parameters, examples: Examples, steps: int)
     """Return the seconds of a private step, as a device makes it, its preparation included."""
     plan = PrivatePlan(1.0)
     epochs = steps * BATCH // len(examples)
-    event = event_of(plan, examples=len(examples), batch_size=BATCH, epochs=epochs)
+    event = event_of(plan.noise, examples=len(examples), batch_size=BATCH, epochs=epochs)
     began = time.process_time()
     train_privately(
         PrivateTask(trial),

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from wildflower.client.errors import TrainingError
 from wildflower.strategies.arrays import Parameters
-from wildflower.strategies.dp.events import Gaussian, Sampling, Scheme
+from wildflower.strategies.dp.events import Gaussian
 from wildflower.strategies.dp.private_task import PrivateTask, quiet_opacus
 from wildflower.strategies.task import Examples
 
@@ -43,6 +43,7 @@ MODES: Final = ("ghost", "hooks")
 NOISE: Final = "dp-sgd-noise"
 NORM: Final = "dp-sgd-norm"
 MODE: Final = "dp-sgd-mode"
+FEWEST: Final = "dp-sgd-examples"
 REPLACED: Final = "dp-sgd-replaced"
 """Name of the answer's metric that counts the layers that were replaced."""
 SPENT: Final = "dp-sgd-epsilon"
@@ -60,11 +61,13 @@ class PrivatePlan:
         noise: Noise multiplier, standard deviation of the noise over `norm`, in [0.1, 1000].
         norm: Largest L2 norm of one example's gradient, in [1e-6, 1e6].
         mode: "ghost" or "hooks".
+        fewest: Fewest examples; a device with fewer refuses, because they would cost more.
     """
 
     noise: float
     norm: float = 1.0
     mode: str = "ghost"
+    fewest: int = 1
 
     @classmethod
     def of(cls, config: Mapping[str, object]) -> "PrivatePlan | None":
@@ -73,7 +76,7 @@ class PrivatePlan:
         Raises:
             TrainingError: A value is no number, or out of range.
         """
-        if not any(key in config for key in (NOISE, NORM, MODE)):
+        if not any(key in config for key in (NOISE, NORM, MODE, FEWEST)):
             return None
         mode = config.get(MODE, "ghost")
         if mode not in MODES:
@@ -82,21 +85,8 @@ class PrivatePlan:
             _number(config.get(NOISE), NOISE, 0.1, 1000.0),
             _number(config.get(NORM, 1.0), NORM, 1e-6, 1e6),
             str(mode),
+            int(_number(config.get(FEWEST, 1), FEWEST, 1, 1e9)),
         )
-
-
-def event_of(private: PrivatePlan, *, examples: int, batch_size: int, epochs: int) -> Gaussian:
-    """Return what a private training releases: each step is a round, drawn by coins.
-
-    Args:
-        private: How private.
-        examples: How many the device trains on, at least 1.
-        batch_size: Of the recipe; the expected number of examples of a step is near it.
-        epochs: Expected passes over the examples.
-    """
-    per_epoch = math.ceil(examples / batch_size)
-    coins = Sampling(Scheme.POISSON, cohort=1, population=per_epoch)
-    return Gaussian(private.noise, per_epoch * epochs, coins)
 
 
 def train_privately(

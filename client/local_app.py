@@ -1,7 +1,7 @@
 """Which app a device trains: a task of ours on its own examples, or a user's Flower app.
 
 The app is named by the device's configuration, never by the server: no code comes with a round.
-A round may ask for DP-SGD (`dp-sgd-noise`, `dp-sgd-norm`, `dp-sgd-mode`); a task of ours does it.
+A round may ask for DP-SGD (`dp-sgd-noise`, `dp-sgd-norm`, ...); a task of ours does it.
 """
 
 import hashlib
@@ -22,7 +22,6 @@ from wildflower.client.dp_training import (
     REPLACED,
     SPENT,
     PrivatePlan,
-    event_of,
     train_privately,
 )
 from wildflower.client.errors import TrainingError
@@ -31,6 +30,7 @@ from wildflower.strategies import round_messages as wire
 from wildflower.strategies.arrays import Parameters
 from wildflower.strategies.dp.events import Gaussian
 from wildflower.strategies.dp.private_task import PrivateTask
+from wildflower.strategies.dp.sgd import event_of
 from wildflower.strategies.mod import App
 from wildflower.strategies.task import Examples, Task, find_task
 
@@ -172,8 +172,12 @@ def _privately(
 
     A loss or a measurement is a sum over examples that nothing made private: none is told.
     """
+    if len(examples) < private.fewest:
+        raise TrainingError(
+            f"DP-SGD is accounted for {private.fewest} examples, this device has {len(examples)}"
+        )
     event = event_of(
-        private, examples=len(examples), batch_size=plan.batch_size, epochs=plan.epochs
+        private.noise, examples=len(examples), batch_size=plan.batch_size, epochs=plan.epochs
     )
     told = {"examples": float(len(examples)), REPLACED: float(task.replaced())}
     if till is not None:

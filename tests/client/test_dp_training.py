@@ -12,7 +12,6 @@ from torch import nn
 from wildflower.client.dp_training import (
     PrivatePlan,
     _secret_generator,
-    event_of,
     train_privately,
 )
 from wildflower.client.errors import TrainingError
@@ -21,6 +20,7 @@ from wildflower.strategies.arrays import Parameters
 from wildflower.strategies.dp.accounting import epsilon_of
 from wildflower.strategies.dp.events import Gaussian, Sampling, Scheme
 from wildflower.strategies.dp.private_task import PrivateTask
+from wildflower.strategies.dp.sgd import event_of
 from wildflower.strategies.initial import initial_model
 from wildflower.strategies.task import Examples, Task
 
@@ -64,7 +64,7 @@ def trained(
     learning_rate: float = 0.5,
 ) -> tuple[Parameters, dict[str, np.ndarray]]:
     model = initial_model(of, 1)
-    event = event_of(private, examples=len(examples), batch_size=batch_size, epochs=epochs)
+    event = event_of(private.noise, examples=len(examples), batch_size=batch_size, epochs=epochs)
     after = train_privately(
         of,
         model,
@@ -146,12 +146,20 @@ def test_a_step_without_examples_still_adds_noise() -> None:
 def test_the_event_is_what_opacus_accounts() -> None:
     from opacus.accountants import RDPAccountant
 
-    event = event_of(PrivatePlan(1.1), examples=1000, batch_size=50, epochs=5)
+    event = event_of(1.1, examples=1000, batch_size=50, epochs=5)
     assert (event.rounds, event.sampling.rate) == (100, 0.05)
     theirs = RDPAccountant()
     theirs.history = [(1.1, 0.05, 100)]
     found = epsilon_of([event], delta=1e-5, method="rdp")
     assert found == pytest.approx(theirs.get_epsilon(1e-5), rel=0.01)
+
+
+def test_fewer_examples_cost_more_so_the_smallest_device_is_accounted() -> None:
+    found = [
+        epsilon_of([event_of(1.0, examples=n, batch_size=32, epochs=10)], delta=1e-5, method="rdp")
+        for n in (60, 64, 65, 200, 1000, 5000)
+    ]
+    assert found == sorted(found, reverse=True)
 
 
 def test_batch_norm_becomes_group_norm_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +174,7 @@ def test_batch_norm_becomes_group_norm_and_that_is_said(caplog: pytest.LogCaptur
 
 def test_a_model_with_batch_norm_is_refused_with_what_to_do() -> None:
     plain = initial_model(Normed(), 1)
-    event = event_of(PrivatePlan(1.0), examples=8, batch_size=8, epochs=1)
+    event = event_of(1.0, examples=8, batch_size=8, epochs=1)
     with pytest.raises(TrainingError, match="not the private one") as caught:
         train_privately(
             PrivateTask(Normed()),
@@ -203,6 +211,7 @@ def test_a_round_without_dp_keys_is_not_private() -> None:
     assert PrivatePlan.of({"dp-sgd-noise": 1}) == PrivatePlan(1.0, 1.0, "ghost")
     asked = {"dp-sgd-noise": 2.0, "dp-sgd-norm": 0.5, "dp-sgd-mode": "hooks"}
     assert PrivatePlan.of(asked) == PrivatePlan(2.0, 0.5, "hooks")
+    assert PrivatePlan.of({**asked, "dp-sgd-examples": 50}) == PrivatePlan(2.0, 0.5, "hooks", 50)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +227,7 @@ def test_a_round_without_dp_keys_is_not_private() -> None:
         {"dp-sgd-noise": 1.0, "dp-sgd-norm": 0.0},
         {"dp-sgd-noise": 1.0, "dp-sgd-mode": "fast"},
         {"dp-sgd-mode": "ghost"},
+        {"dp-sgd-noise": 1.0, "dp-sgd-examples": 0},
     ],
 )
 def test_absurd_parameters_are_refused_by_name(config: dict[str, object]) -> None:

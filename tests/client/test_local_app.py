@@ -88,15 +88,22 @@ def test_a_task_of_ours_trains_and_measures_in_a_round() -> None:
 
 def test_under_dp_sgd_nothing_measured_is_told_and_nothing_evaluated() -> None:
     local = Local(task, points(40))
-    app, private = local_app(lambda _: local), {"dp-sgd-noise": 2.0, "seed": 1}
+    app = local_app(lambda _: local)
     arrays = {name: Array(array) for name, array in initial_model(task, 0).items()}
-    content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(private)})
+    content = RecordDict(
+        {"arrays": ArrayRecord(arrays), "config": ConfigRecord({"dp-sgd-noise": 2.0, "seed": 1})}
+    )
     assume_identity()
     context = Context(1, 11, {}, RecordDict(), {})
     reply = app(Message(content, 11, "train"), context)
     told = {"examples": 36.0, "dp-sgd-replaced": 0.0, "num-examples": 36}
     assert dict(reply.content.metric_records["metrics"]) == told
     assert list(reply.content.array_records["arrays"]) == list(arrays)
+    fewest = RecordDict(
+        {**content, "config": ConfigRecord({"dp-sgd-noise": 2.0, "dp-sgd-examples": 37})}
+    )
+    with pytest.raises(TrainingError, match="accounted for 37 examples, this device has 36"):
+        app(Message(fewest, 11, "train"), context)
     with pytest.raises(TrainingError, match="under DP-SGD there is none"):
         app(Message(content, 11, "evaluate"), context)
 
