@@ -37,7 +37,7 @@ NOISE: Final = 7.95  # bits in eight from which a plane is not worth a table
 MIN_PACKED: Final = 64  # bytes below which bz2 and lzma are longer than what they pack
 SAMPLE: Final = 1 << 14  # bytes
 SLACK: Final = 1.25  # a sample is packed worse than the whole
-LANE_BYTES: Final = 200  # coded bytes per lane: the lanes' states then cost two per cent at most
+LANE_BYTES: Final = 64  # coded bytes per lane, of whose four of state about two are lost
 LANE_SYMBOLS: Final = 2048  # symbols per lane at most: each is a step of the decoder
 
 

@@ -1,0 +1,239 @@
+"""Figures of deltas over pairs of consecutive rounds; `benchmarks.ota` prints them.
+
+Sizes are fractions of the whole new artifact under `xz -9`, as a server would store it otherwise.
+Every delta is decoded and compared before its size counts. The knob `hold` is chosen on the rows
+that the figures are from, as a release line chooses it on its gates' rows.
+"""
+
+import hashlib
+import lzma
+import time
+import tracemalloc
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import bsdiff4
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from benchmarks._delta_models import Pair
+from wildflower.ota.build.followed import first, follow
+from wildflower.ota.build.quantise import prepared, quantised
+from wildflower.ota.delta.decode import decode
+from wildflower.ota.delta.encode import diff
+from wildflower.ota.delta.fp32 import coded_release
+from wildflower.ota.delta.onnx_segments import regions
+from wildflower.ota.delta.quantiser import HOLDS, Rules, largest_hold
+from wildflower.ota.delta.segments import Kind, Region
+
+LIMIT: Final = 127
+NLL_SLACK: Final = 0.07  # of the naive build's loss
+REPEATS: Final = 5  # of a decoding; the fastest counts, for others use this machine too
+MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good a build is on rows that nobody trained on.
+
+    Attributes:
+        loss: Mean negative log-likelihood.
+        agreement: Share of rows with the same answer as the fp32 model.
+    """
+
+    loss: float
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one pair came to; sizes are fractions of the whole under xz -9.
+
+    Attributes:
+        name: Of the pair.
+        naive: Delta between the rounds' own int8 builds.
+        bsdiff: The same by bsdiff4.
+        naive_quality: Of the later build.
+        hold: That the gates let pass; None if none did.
+        aware: Delta to the followed release.
+        aware_quality: Of that release.
+        coded: Delta to the coded fp32 release.
+        coded_quality: Of that release.
+        lossless: Delta between the fp32 models.
+        coding: Bytes of the int8 tensors' delta over their order-0 entropy, tensor by tensor.
+        seconds: CPU time to decode 10 MB, the slowest of the deltas.
+        peak: MiB that decoding takes beside its inputs, the largest of the deltas.
+    """
+
+    name: str
+    naive: float
+    bsdiff: float
+    naive_quality: Quality
+    hold: float | None
+    aware: float
+    aware_quality: Quality
+    coded: float
+    coded_quality: Quality
+    lossless: float
+    coding: float
+    seconds: float
+    peak: float
+
+    @property
+    def loss_change(self) -> float:
+        """Loss of the followed release relative to the naive build's, less 1."""
+        return self.aware_quality.loss / self.naive_quality.loss - 1
+
+
+def measure(pair: Pair) -> Measured:
+    """Build both rounds in every way and measure the deltas."""
+    masters = prepared(pair.before), prepared(pair.after)
+    builds = [quantised(one, pair.calibration, reduce_range=False) for one in masters]
+    judge = _Judge(pair)
+    base = first(builds[0], masters[0], limit=LIMIT)
+
+    def followed(hold: float) -> bytes:
+        return follow(base, builds[1], masters[1], rules=Rules(hold), limit=LIMIT)
+
+    naive_quality = judge.quality(builds[1])
+    hold = largest_hold(lambda one: _passes(judge.quality(followed(one)), naive_quality), HOLDS)
+    release = followed(hold) if hold is not None else builds[1]
+    coded = coded_release(pair.before, pair.after, regions(pair.before), regions(pair.after))
+    deltas = [
+        (builds[0], builds[1], _delta(builds[0], builds[1])),
+        (base, release, _delta(base, release)),
+        (pair.before, coded.data, _delta(pair.before, coded.data, coded.steps)),
+        (pair.before, pair.after, _delta(pair.before, pair.after)),
+    ]
+    whole, whole_fp32 = (len(lzma.compress(one, preset=9)) for one in (builds[1], pair.after))
+    naive, aware, by_steps, lossless = (len(delta) for _, _, delta in deltas)
+    return Measured(
+        name=pair.name,
+        naive=naive / whole,
+        bsdiff=len(bsdiff4.diff(builds[0], builds[1])) / whole,
+        naive_quality=naive_quality,
+        hold=hold,
+        aware=aware / whole,
+        aware_quality=judge.quality(release),
+        coded=by_steps / whole_fp32,
+        coded_quality=judge.quality(coded.data),
+        lossless=lossless / whole_fp32,
+        coding=_coding(builds[0], builds[1]),
+        seconds=max(_seconds(*one) for one in deltas),
+        peak=max(_peak(*one) for one in deltas),
+    )
+
+
+def figures(pairs: Iterable[Pair]) -> tuple[dict[str, float], list[tuple[str, str]]]:
+    """Return the figures of all pairs, and a row for each."""
+    found = [measure(pair) for pair in pairs]
+    ratios = [one.naive / one.bsdiff for one in found]
+    names = {"lm": "lm-", "cnn_small": "cnn-small", "cnn_large": "cnn-large"}
+    aware = {
+        f"aware_delta_fraction_{key}": max(one.aware for one in found if one.name.startswith(name))
+        for key, name in names.items()
+        if any(one.name.startswith(name) for one in found)
+    }
+    margins = [one.aware_quality.agreement - one.naive_quality.agreement for one in found]
+    values = {
+        "int8_delta_vs_bsdiff4_max": max(ratios),
+        "int8_delta_vs_bsdiff4_mean": sum(ratios) / len(ratios),
+        **aware,
+        "aware_nll_change": max(one.loss_change for one in found),
+        "aware_agreement_over_naive": min(margins),
+        "fp32_release_fraction": max(one.coded for one in found),
+        "fp32_release_agreement": min(one.coded_quality.agreement for one in found),
+        "lossless_fp32_fraction": max(one.lossless for one in found),
+        "int8_coding_vs_entropy": max(one.coding for one in found),
+        "decode_s_per_10mb": max(one.seconds for one in found),
+        "decode_peak_mib_over_input": max(one.peak for one in found),
+    }
+    return values, [(one.name, _row(one)) for one in found]
+
+
+def _row(one: Measured) -> str:
+    return (
+        f"int8 {one.naive:.4f} (bsdiff4 {one.bsdiff:.4f}, agreement "
+        f"{one.naive_quality.agreement:.4f}), followed {one.aware:.4f} (hold {one.hold}, loss "
+        f"{one.loss_change:+.2%}, agreement {one.aware_quality.agreement:.4f}), fp32 steps "
+        f"{one.coded:.4f} (agreement {one.coded_quality.agreement:.4f}), fp32 lossless "
+        f"{one.lossless:.4f}, coding {one.coding:.3f}, decode {one.seconds:.3f} s/10 MB, "
+        f"{one.peak:.2f} MiB"
+    )
+
+
+def _passes(found: Quality, naive: Quality) -> bool:
+    return found.loss <= (1 + NLL_SLACK) * naive.loss and found.agreement >= naive.agreement
+
+
+class _Judge:
+    """Compares builds with the fp32 model of the later round."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._reference = self._answers(pair.after).argmax(axis=-1)
+
+    def quality(self, model: bytes) -> Quality:
+        """Return how good a build is."""
+        answers = self._answers(model).astype(np.float64)
+        top = answers.max(axis=-1, keepdims=True)
+        logs = answers - top - np.log(np.exp(answers - top).sum(axis=-1, keepdims=True))
+        chosen = np.take_along_axis(logs, self._pair.targets[..., np.newaxis], axis=-1)
+        agreement = (answers.argmax(axis=-1) == self._reference).mean()
+        return Quality(float(-chosen.mean()), float(agreement))
+
+    def _answers(self, model: bytes) -> npt.NDArray[Any]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        rows = self._pair.inputs
+        return np.concatenate(
+            [session.run(None, {"x": rows[at : at + 64]})[0] for at in range(0, len(rows), 64)]
+        )
+
+
+def _delta(old: bytes, new: bytes, steps: Mapping[str, float] | None = None) -> bytes:
+    return diff(old, new, regions(old), regions(new), steps)
+
+
+def _coding(old: bytes, new: bytes) -> float:
+    """Return the size of the int8 tensors' delta over the entropy of their differences."""
+    known = {one.name: one for one in regions(old) if one.kind is Kind.BYTES}
+    before, after = bytearray(), bytearray()
+    there: list[Region] = []
+    bits = 0.0
+    for one in regions(new):
+        other = known.get(one.name)
+        if other is None or other.length != one.length or not one.name.endswith("_quantized"):
+            continue
+        left, right = old[other.offset : other.end], new[one.offset : one.end]
+        there.append(Region(one.name, len(after), one.length, Kind.BYTES))
+        before += left
+        after += right
+        difference = np.frombuffer(right, np.uint8) - np.frombuffer(left, np.uint8)
+        counts = np.bincount(difference, minlength=256)
+        shares = counts[counts > 0] / len(difference)
+        bits -= float((shares * np.log2(shares)).sum()) * len(difference)
+    return 8 * len(diff(bytes(before), bytes(after), there, there)) / bits
+
+
+def _seconds(old: bytes, new: bytes, delta: bytes) -> float:
+    digest = hashlib.sha256(new).hexdigest()
+    best = float("inf")
+    for _ in range(REPEATS):
+        start = time.process_time()
+        decode(memoryview(old), memoryview(delta), len, target=digest, size=len(new))
+        best = min(best, time.process_time() - start)
+    return best * 1e7 / len(new)
+
+
+def _peak(old: bytes, new: bytes, delta: bytes) -> float:
+    digest = hashlib.sha256(new).hexdigest()
+    tracemalloc.start()
+    try:
+        decode(memoryview(old), memoryview(delta), len, target=digest, size=len(new))
+        return tracemalloc.get_traced_memory()[1] / MIB
+    finally:
+        tracemalloc.stop()
