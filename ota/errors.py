@@ -71,6 +71,9 @@ class BudgetError(FetchError):
 class DeltaError(ReleaseError):
     """A delta is damaged, hostile, or for other files than these."""
 
+    def __init__(self, message: str, *, hint: str = "Fetch the whole file.") -> None:
+        super().__init__(message, hint=hint)
+
 
 class SigningError(ReleaseError):
     """A key cannot be used, or the edit contradicts what is signed already."""

@@ -23,7 +23,6 @@ from wildflower.ota.errors import DeltaError
 Write = Callable[[bytes], object]
 
 HASHED: Final = 1 << 20  # bytes of the old file at a time
-FALLBACK: Final = "Fetch the whole file."
 
 
 def decode(base: memoryview, delta: memoryview, write: Write, *, target: str, size: int) -> None:
@@ -52,7 +51,7 @@ def decode(base: memoryview, delta: memoryview, write: Write, *, target: str, si
         seen.update(part)
         write(part)
     if seen.digest() != header.target:
-        raise DeltaError("the delta gives another file than it says", hint=FALLBACK)
+        raise DeltaError("the delta gives another file than it says")
 
 
 def _check(header: Header, base: memoryview, target: str, size: int) -> None:
@@ -61,7 +60,6 @@ def _check(header: Header, base: memoryview, target: str, size: int) -> None:
         raise DeltaError(
             f"the delta makes {header.target.hex()[:12]} of {header.target_size} bytes, wanted is "
             f"{target[:12]} of {size}",
-            hint=FALLBACK,
         )
     found = hashlib.sha256()
     for begin in range(0, len(base), HASHED):
@@ -69,7 +67,6 @@ def _check(header: Header, base: memoryview, target: str, size: int) -> None:
     if (found.digest(), len(base)) != (header.base, header.base_size):
         raise DeltaError(
             f"the delta is from {header.base.hex()[:12]}, here is {found.hexdigest()[:12]}",
-            hint=FALLBACK,
         )
 
 
