@@ -148,8 +148,9 @@ def _(on: Bench) -> None:
 def _(on: Bench) -> None:
     assert on.init() == 0
     on.repository.hashed = True
+    on.repository.snapshot.unrecognized_fields["x"] = "one"
     on.repository.publish_snapshot()
-    on.repository.snapshot.unrecognized_fields["x"] = "y"
+    on.repository.snapshot.unrecognized_fields["x"] = "two"  # as long as the one before
     on.repository.put("snapshot")
     assert on.refresh() == 1
     assert on.version("snapshot") == 0

@@ -191,8 +191,9 @@ def _(on: Bench) -> None:
 def _(on: Bench) -> None:
     assert on.init() == 0
     on.repository.hashed = True
+    on.repository.targets["targets"].unrecognized_fields["x"] = "one"
     on.repository.publish("targets")
-    on.repository.targets["targets"].unrecognized_fields["x"] = "y"
+    on.repository.targets["targets"].unrecognized_fields["x"] = "two"  # as long as the one before
     on.repository.put("targets")
     assert on.refresh() == 1
     assert on.version("targets") == 0
