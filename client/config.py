@@ -33,6 +33,12 @@ class AgentConfig:
         poll_s: How often it looks for releases by itself.
         upload_s: How often it uploads summaries.
         training_idle_s: A training process ends after so much time without work.
+        health_check: Executable of the owner's that looks after a release on probation; exit code
+            0 says that the device does well. In its directory or absolute; "" for none.
+        health_timeout_s: A check that takes longer says that it does not.
+        health_max_error_rate: Largest share of a release's inferences on probation that may fail,
+            by what the application records; 1 for no limit.
+        health_max_latency_ms: Largest 99th percentile of their latency; 0 for no limit.
         cpu_flags: Claimed beyond the CPU's own flags; for devices that are emulated.
         directory: Where it lives; never written.
     """
@@ -56,6 +62,22 @@ class AgentConfig:
     poll_s: float = _seconds(0.1, 604_800.0, 60.0, "How often it looks for releases")
     upload_s: float = _seconds(0.1, 604_800.0, 3600.0, "How often it uploads summaries")
     training_idle_s: float = _seconds(1.0, 86_400.0, 20.0, "An idle training process ends after")
+    health_check: str = setting(
+        "", "a path or empty", is_text, about="Executable that says whether the device does well"
+    )
+    health_timeout_s: float = _seconds(0.1, 3600.0, 30.0, "That check must end within")
+    health_max_error_rate: float = setting(
+        1.0,
+        "a number in [0, 1], 1 for no limit",
+        lambda v: 0 <= v <= 1,
+        about="A release on probation is rolled back if more of its inferences fail",
+    )
+    health_max_latency_ms: float = setting(
+        0.0,
+        "milliseconds in [0, 3600000], 0 for no limit",
+        lambda v: 0 <= v <= 3_600_000,
+        about="Or if one inference in 100 takes longer",
+    )
     cpu_flags: tuple[str, ...] = setting(
         (), "list of flags", are_texts, about="Claimed CPU flags, for emulated devices"
     )

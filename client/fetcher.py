@@ -7,48 +7,56 @@ lies) fails the attempt and is reported; the device tries again later, from what
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 from wildflower.client.config import AgentConfig
 from wildflower.client.self_report import measure_self
 from wildflower.ota.device import decision
 from wildflower.ota.device.decision import Standing
 from wildflower.ota.device.journal import Journal
-from wildflower.ota.device.machine import (
+from wildflower.ota.device.effects import (
     Commit,
     Confirm,
     Discard,
-    Done,
     Effect,
-    Event,
-    Failed,
     Fetch,
     Qualify,
     Quarantine,
     Report,
     RollBack,
     Stage,
+    Switch,
     Try,
     Verify,
+    Watch,
 )
+from wildflower.ota.device.machine import Done, Event, Failed, Switched
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.device.slots import Slots, check_file, storage_error
 from wildflower.ota.device.trial import run_trial
 from wildflower.ota.errors import (
+    BudgetError,
     FetchError,
     PostponedError,
     RefusedError,
     StorageError,
     TrialError,
 )
+from wildflower.ota.release.budget import ByteBudget
+from wildflower.ota.release.files import make_directory
 from wildflower.ota.release.manifest import FileEntry, Release
 from wildflower.ota.rollout.document import RolloutDocument
 
 log = logging.getLogger(__name__)
+
+BUDGET_TIMES: Final = 3
+"""Times its length that an update may cost: twice from a source that lies, once from the next."""
+BUDGET_MORE: Final = 1_000_000  # bytes, so that a small one may be cut and begun anew more often
 
 
 class Releases(Protocol):
@@ -63,7 +71,12 @@ class Releases(Protocol):
         ...
 
     def fetch(
-        self, entry: FileEntry, destination: Path, *, should_stop: Callable[[], bool]
+        self,
+        entry: FileEntry,
+        destination: Path,
+        *,
+        should_stop: Callable[[], bool],
+        budget: ByteBudget | None,
     ) -> None:
         """Fetch a file of a release; go on where an earlier try stopped."""
         ...
@@ -79,6 +92,7 @@ class Fetcher:
         slots: Its slots.
         releases: Its way to releases.
         standing: Tells where it stands.
+        watch: Looks after a release on probation.
         now: Its clock.
         should_stop: Whether the agent is told to end.
     """
@@ -88,6 +102,7 @@ class Fetcher:
     slots: Slots
     releases: Releases
     standing: Callable[[], Standing]
+    watch: Callable[[Watch], Event]
     now: Callable[[], datetime]
     should_stop: Callable[[], bool]
 
@@ -110,13 +125,15 @@ class Fetcher:
         """
         try:
             return self._run(effect)
+        except BudgetError as error:
+            return Failed(Outcome.FAILED, f"{error}. {error.hint}")
         except FetchError as error:
             log.warning("update waits: %s", error, extra={"effect": type(effect).__name__})
             raise PostponedError(str(error)) from error
         except RefusedError as error:
             return Failed(Outcome.REFUSED, str(error))
         except StorageError as error:
-            if isinstance(effect, Qualify | Fetch | Verify | Stage | Confirm | Commit):
+            if isinstance(effect, Qualify | Fetch | Verify | Stage | Confirm | Switch):
                 return Failed(Outcome.FAILED, ". ".join(filter(None, (str(error), error.hint))))
             raise
 
@@ -132,11 +149,23 @@ class Fetcher:
                 return self._stage(release)
             case Confirm(release):
                 return self._confirm(release)
-            case Try(release):
-                return self._try(release)
+            case Try() | Switch() | Watch():
+                return self._prove(effect)
             case _:
                 self._conclude(effect)
                 return Done()
+
+    def _prove(self, effect: Try | Switch | Watch) -> Event:
+        """Carry out one of the effects by which a release shows what it is."""
+        match effect:
+            case Try(release):
+                return self._try(release)
+            case Switch(release):
+                return self._switch(release)
+            case Watch():
+                return self.watch(effect)
+            case _:
+                assert_never(effect)
 
     def _conclude(self, effect: Commit | Quarantine | RollBack | Discard | Report) -> None:
         """Carry out one of the effects that cannot fail, only wait for a disk."""
@@ -163,16 +192,30 @@ class Fetcher:
 
     def _fetch(self, release: Release) -> Event:
         try:
-            self.downloads.mkdir(exist_ok=True)
+            make_directory(self.downloads)
         except OSError as error:
             raise storage_error(error, self.downloads) from error
         lengths = sum(entry.length for entry in release.files)
         self.slots.require_space(max(0, 2 * lengths - self.received()))  # downloads and the slot
-        for entry in release.files:
-            target = self.downloads / entry.digest
-            if not target.exists():
-                self.releases.fetch(entry, target, should_stop=self.should_stop)
+        with self._budget(lengths) as budget:
+            for entry in release.files:
+                target = self.downloads / entry.digest
+                if not target.exists():
+                    self.releases.fetch(entry, target, should_stop=self.should_stop, budget=budget)
         return Done()
+
+    @contextmanager
+    def _budget(self, lengths: int) -> Iterator[ByteBudget]:
+        """Count what this attempt costs, also over the looks and restarts that it takes."""
+        attempt = str(self.journal.load().attempt)
+        known, _, spent = self.journal.fact("spent").partition(" ")
+        before = int(spent) if known == attempt and spent.isdecimal() else 0
+        budget = ByteBudget(BUDGET_TIMES * lengths + BUDGET_MORE, before)
+        try:
+            yield budget
+        finally:
+            if budget.spent > before:
+                self.journal.set_fact("spent", f"{attempt} {budget.spent}")
 
     def _verify(self, release: Release) -> Event:
         for entry in release.files:
@@ -218,11 +261,15 @@ class Fetcher:
         )
         return Done()
 
-    def _commit(self, release: Release) -> None:
+    def _switch(self, release: Release) -> Event:
         self.slots.switch(release.digest)
+        self._clean()
+        return Switched(self.now())
+
+    def _commit(self, release: Release) -> None:
+        self.slots.switch(release.digest)  # already done, but by an agent before probations
         self.journal.raise_order(release.target_group, release.order)
         self.journal.forget_setbacks(release.digest)
-        self._clean()
 
     def _report(self, effect: Report) -> None:
         release = effect.release.digest

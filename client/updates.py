@@ -5,14 +5,16 @@ an update owes. What a source was refused for becomes a report of its own, once.
 """
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from wildflower.client.config import AgentConfig
 from wildflower.client.fetcher import Fetcher, Releases, running_artifact
 from wildflower.client.groups import find_group
+from wildflower.client.health import Watcher
 from wildflower.client.policy import Policy
 from wildflower.ota import canonical
 from wildflower.ota.device import decision, shell
@@ -52,6 +54,7 @@ class Updates:
         releases: Its way to releases.
         now: Its clock, never earlier than a time at which signed metadata was fresh.
         should_stop: Whether the agent is told to end.
+        steady: Seconds of a clock that nobody can set.
         told: How many of the repository's refusals are in the journal.
         damaged: Digest of the running release if it is not what was signed any more; else "".
         group: The devices that share its artifact; "" until the repository has told.
@@ -64,9 +67,22 @@ class Updates:
     releases: Repository
     now: Callable[[], datetime]
     should_stop: Callable[[], bool]
+    steady: Callable[[], float] = time.monotonic
     told: int = 0
     damaged: str = ""
     group: str = ""
+    _watcher: Watcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what looks after releases on probation; it remembers its last look."""
+        self._watcher = Watcher(
+            config=self.config,
+            journal=self.journal,
+            slots=self.slots,
+            now=self.now,
+            steady=self.steady,
+            should_stop=self.should_stop,
+        )
 
     def begin(self) -> None:
         """Pick up what a stop or a crash left; to be called once, before anything else.
@@ -219,6 +235,7 @@ class Updates:
             slots=self.slots,
             releases=self.releases,
             standing=self.standing,
+            watch=self._watcher.look,
             now=self.now,
             should_stop=self.should_stop,
         )

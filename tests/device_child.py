@@ -6,21 +6,27 @@ WHERE is "store", "stored", "act" or "acted": before or after the n-th state is 
 after the n-th effect is carried out. NUMBER 0 never kills. The release lies in DIRECTORY/shelf.
 """
 
+import itertools
 import os
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from wildflower.client.config import AgentConfig
 from wildflower.client.fetcher import Fetcher
+from wildflower.client.health import Watcher
 from wildflower.ota.device import shell
 from wildflower.ota.device.decision import Standing
+from wildflower.ota.device.effects import Effect
 from wildflower.ota.device.journal import Journal
-from wildflower.ota.device.machine import Effect, Event, Offered, Phase, State
+from wildflower.ota.device.machine import Event, Offered, Phase, State
 from wildflower.ota.device.slots import Slots
+from wildflower.ota.errors import PostponedError
+from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.manifest import FileEntry, Release
 from wildflower.ota.rollout.document import RolloutDocument
 
@@ -54,7 +60,12 @@ class Shelf:
         return RolloutDocument.from_bytes((self.directory / "rollout.json").read_bytes())
 
     def fetch(
-        self, entry: FileEntry, destination: Path, *, should_stop: Callable[[], bool]
+        self,
+        entry: FileEntry,
+        destination: Path,
+        *,
+        should_stop: Callable[[], bool],
+        budget: ByteBudget | None,
     ) -> None:
         partial = destination.with_suffix(".part")
         partial.write_bytes((self.directory / entry.digest).read_bytes())
@@ -79,12 +90,21 @@ class Store:
 
 def main(directory: Path, fuse: Fuse) -> None:
     journal, slots = Journal.open(directory / "journal.db", now=NOW), Slots(directory / "slots")
+    config = AgentConfig(
+        device_id="ab" * 32,
+        device_class="linux-generic",
+        health_check="check",
+        directory=directory,
+    )
+    looks = itertools.count(0, 10)  # one every ten seconds
+    watcher = Watcher(config, journal, slots, lambda: NOW, lambda: next(looks), lambda: False)
     fetcher = Fetcher(
-        config=AgentConfig(device_id="ab" * 32, device_class="linux-generic", directory=directory),
+        config=config,
         journal=journal,
         slots=slots,
         releases=Shelf(directory / "shelf"),
         standing=lambda: Standing("ab" * 32, "linux-generic"),
+        watch=watcher.look,
         now=lambda: NOW,
         should_stop=lambda: False,
     )
@@ -97,12 +117,22 @@ def main(directory: Path, fuse: Fuse) -> None:
 
     store = Store(journal, fuse)
     release = Release.from_bytes((directory / "shelf" / "manifest.json").read_bytes())
-    shell.wake(store, run, fetcher.received())
+    see_through(lambda: shell.wake(store, run, fetcher.received()), store, run)
     state = journal.load()
     done = [entry.release for entry in journal.reports()]
     if state.phase is Phase.IDLE and release.digest not in done:
-        shell.handle(store, run, Offered(release, "r1"))
+        see_through(lambda: shell.handle(store, run, Offered(release, "r1")), store, run)
     journal.close()
+
+
+def see_through(begin: Callable[[], None], store: Store, run: shell.Runner) -> None:
+    """Begin, then look again for as long as an effect is postponed: it is on probation."""
+    go = begin
+    while True:
+        try:
+            return go()
+        except PostponedError:
+            go = partial(shell.resume, store, run)
 
 
 if __name__ == "__main__":

@@ -251,9 +251,11 @@ def reconsider(
 ) -> Event | None:
     """Return what a fresh document means for an update that is under way.
 
-    Past the trial's start nothing stops an update any more: it ends committed or rolled back, and
-    is reported.
+    Past the trial's start nothing stops an update any more but an order to go back while it is on
+    probation: it ends committed or rolled back, and is reported.
     """
+    if state.phase is Phase.PROBATION and document is not None:
+        return _recall_of(state, document, device_id, now)
     if state.release is None or state.phase not in UNDECIDED | {Phase.PAUSED}:
         return None
     is_same = document is not None and document.release == state.digest
@@ -264,6 +266,16 @@ def reconsider(
     if not is_within_ceiling(document, state.release, device_id, now):
         return Withdrawn()
     return Resumed() if state.phase is Phase.PAUSED else None
+
+
+def _recall_of(
+    state: State, document: RolloutDocument, device_id: str, now: datetime
+) -> Recalled | None:
+    """Return the order to leave a release on probation, if the document gives one."""
+    is_same = document.release == state.digest and document.order is Order.ROLL_BACK
+    if state.release is None or not is_same or not is_open(document, device_id, now):
+        return None
+    return Recalled(state.release, document.rollout)
 
 
 def version_key(version: str) -> tuple[int, ...]:

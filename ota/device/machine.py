@@ -9,11 +9,14 @@ The caller (`ota.device.shell`) stores each state before it runs the effect that
 power cut can therefore only repeat an effect, never skip one, and effects must be idempotent.
 
 Words follow the A/B vocabulary of RAUC and Mender: a release is *staged* beside the old one, runs
-on *trial*, and is then *committed* or *rolled back*. Where we differ from them: the trial comes
-before the pointer moves. A model needs no reboot to be tried, so nobody ever runs an untried one.
+on *trial*, then on *probation*, and is *committed* or *rolled back*. Where we differ from them: the
+trial comes before the pointer moves. A model needs no reboot to be tried, so nobody ever runs an
+untried one. On probation it runs for everybody, and the one before it comes back by itself unless
+the device decides otherwise in time.
 
-A release that failed its trial is *quarantined* by the digest of its manifest, not of its model
-file: what was wrong may be the golden outputs or the budget, and those can be signed anew.
+A release that failed its trial or its probation is *quarantined* by the digest of its manifest, not
+of its model file: what was wrong may be the golden outputs or the budget, and those can be signed
+anew.
 
     State.from_bytes(state.to_bytes()) == state
 
@@ -24,10 +27,27 @@ Example:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum, unique
 from typing import Final, Self, assert_never
 
 from wildflower.ota import canonical
+from wildflower.ota.device.effects import (
+    Commit,
+    Confirm,
+    Discard,
+    Effect,
+    Fetch,
+    Qualify,
+    Quarantine,
+    Report,
+    RollBack,
+    Stage,
+    Switch,
+    Try,
+    Verify,
+    Watch,
+)
 from wildflower.ota.device.report import MAX_REASON, Outcome
 from wildflower.ota.errors import FormatError, IllegalEventError
 from wildflower.ota.release.manifest import Release
@@ -37,6 +57,8 @@ MAX_WAKES: Final = 5
 """Restarts tolerated in one phase without progress before the update is given up."""
 MAX_TRIAL_WAKES: Final = 1
 """Restarts tolerated in a trial: one may be chance; a model that ends the agent twice is bad."""
+MAX_PROBATION_WAKES: Final = 3
+"""Crashes and power cuts tolerated on probation; a longer window meets more of them by chance."""
 
 
 @unique
@@ -50,6 +72,8 @@ class Phase(StrEnum):
     VERIFIED = "verified"
     STAGED = "staged"
     TRIAL = "trial"
+    PASSED = "passed"
+    PROBATION = "probation"
     COMMITTED = "committed"
     QUARANTINED = "quarantined"
     ROLLED_BACK = "rolled-back"
@@ -71,6 +95,7 @@ class State:
         wakes: Restarts in this phase since there was progress.
         outcome: How it ended; None while it has not.
         reason: Why it failed, in a sentence; "" while it has not.
+        since: When it began to run on probation; None before.
     """
 
     phase: Phase = Phase.IDLE
@@ -81,6 +106,7 @@ class State:
     wakes: int = 0
     outcome: Outcome | None = None
     reason: str = ""
+    since: datetime | None = None
 
     @property
     def digest(self) -> str:
@@ -102,6 +128,7 @@ class State:
                 "wakes": self.wakes,
                 "outcome": self.outcome.value if self.outcome is not None else "",
                 "reason": self.reason,
+                "since": canonical.to_time(self.since) if self.since is not None else "",
             }
         )
 
@@ -113,6 +140,7 @@ class State:
             FormatError: Not a device state, or one that the machine cannot be in.
         """
         document = canonical.from_bytes(data, kind=KIND)
+        since = document.get("since", "")  # agents before probation did not write it
         try:
             state = cls(
                 phase=Phase(document["phase"]),
@@ -123,6 +151,7 @@ class State:
                 wakes=int(document["wakes"]),
                 outcome=Outcome(document["outcome"]) if document["outcome"] else None,
                 reason=str(document["reason"]),
+                since=canonical.from_time(since) if since else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"device state: {error!r}") from error
@@ -130,6 +159,8 @@ class State:
             raise FormatError(f"device state: phase {state.phase} and its release contradict")
         if state.phase is Phase.REPORTED and state.outcome is None:
             raise FormatError("device state: an end without its outcome")
+        if state.phase is Phase.PROBATION and state.since is None:
+            raise FormatError("device state: a probation without its beginning")
         return state
 
 
@@ -146,7 +177,7 @@ class Recalled:
     """A signed order sends this device back to its own previous slot.
 
     Attributes:
-        release: The release that it runs and shall leave.
+        release: The release that it runs, on probation or for good, and shall leave.
         rollout: The rollout that orders it.
     """
 
@@ -157,6 +188,20 @@ class Recalled:
 @dataclass(frozen=True, slots=True)
 class Done:
     """The owed effect succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """The release is what everybody runs from now on."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """The release's probation could not be decided in time; nothing says that it is bad."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,95 +234,9 @@ class Woke:
     received: int = 0
 
 
-Event = Offered | Recalled | Done | Failed | Paused | Resumed | Withdrawn | Woke
+Outside = Offered | Recalled | Paused | Resumed | Withdrawn
+Event = Outside | Done | Switched | Overdue | Failed | Woke
 
-
-@dataclass(frozen=True, slots=True)
-class Qualify:
-    """Compare what the release requires with what the device is, before a byte is fetched."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Fetch the release's files; what is on disk already is found by its digest."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Verify:
-    """Check the digest and length of every file on disk."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Put the release into a slot of its own, durably."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Confirm:
-    """Ask once more whether the rollout still stands: fetching may have taken days."""
-
-    release: Release
-    rollout: str
-
-
-@dataclass(frozen=True, slots=True)
-class Try:
-    """Run the staged release in a child process and judge its answers, speed and memory."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """Make the slot the one that everybody runs."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantine:
-    """Remember that the release is never to be tried again."""
-
-    release: Release
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RollBack:
-    """Leave the release: the slot before it is what everybody runs."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Discard:
-    """Remove what was fetched and staged of a release that is no longer wanted."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Queue the signed report of how it ended, once for each attempt."""
-
-    release: Release
-    rollout: str
-    attempt: int
-    outcome: Outcome
-    reason: str
-
-
-Preparation = Qualify | Fetch | Verify | Stage | Confirm | Discard
-Conclusion = Try | Commit | Quarantine | RollBack | Report
-Effect = Preparation | Conclusion
 
 _UNDECIDED: Final[Mapping[type[Event], Phase]] = {
     Failed: Phase.REPORTED,
@@ -293,8 +252,15 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[type[Event], Phase]]] = {
     Phase.FETCHED: {Done: Phase.VERIFIED, **_UNDECIDED},
     Phase.VERIFIED: {Done: Phase.STAGED, **_UNDECIDED},
     Phase.STAGED: {Done: Phase.TRIAL, **_UNDECIDED},
-    Phase.TRIAL: {Done: Phase.COMMITTED, Failed: Phase.QUARANTINED},
-    Phase.COMMITTED: {Done: Phase.REPORTED, Failed: Phase.ROLLED_BACK},
+    Phase.TRIAL: {Done: Phase.PASSED, Failed: Phase.QUARANTINED},
+    Phase.PASSED: {Switched: Phase.PROBATION, Failed: Phase.ROLLED_BACK},
+    Phase.PROBATION: {
+        Done: Phase.COMMITTED,
+        Failed: Phase.QUARANTINED,
+        Overdue: Phase.ROLLED_BACK,
+        Recalled: Phase.ROLLED_BACK,
+    },
+    Phase.COMMITTED: {Done: Phase.REPORTED},
     Phase.QUARANTINED: {Done: Phase.ROLLED_BACK},
     Phase.ROLLED_BACK: {Done: Phase.REPORTED},
     Phase.REPORTED: {Done: Phase.IDLE},
@@ -324,6 +290,12 @@ def step(state: State, event: Event) -> State:
         raise IllegalEventError(f"{type(event).__name__} in phase {state.phase}")
     if target is Phase.IDLE:
         return State(attempt=state.attempt)
+    return _moved(state, target, event)
+
+
+def _moved(
+    state: State, target: Phase, event: Outside | Done | Switched | Overdue | Failed
+) -> State:
     moved = replace(state, phase=target, wakes=0)
     match event:
         case Offered(release, rollout):
@@ -334,6 +306,10 @@ def step(state: State, event: Event) -> State:
             return replace(begun, outcome=Outcome.ROLLED_BACK, reason=reason)
         case Failed(outcome, reason):
             return replace(moved, outcome=outcome, reason=reason[:MAX_REASON])
+        case Switched(at):
+            return replace(moved, since=at)
+        case Overdue(reason):
+            return replace(moved, outcome=Outcome.FAILED, reason=reason[:MAX_REASON])
         case Done() if state.phase is Phase.COMMITTED:
             return replace(moved, outcome=Outcome.COMMITTED)
         case Done() | Paused() | Resumed() | Withdrawn():
@@ -348,6 +324,7 @@ _SIMPLE: Final[Mapping[Phase, Callable[[Release], Effect]]] = {
     Phase.FETCHED: Verify,
     Phase.VERIFIED: Stage,
     Phase.TRIAL: Try,
+    Phase.PASSED: Switch,
     Phase.COMMITTED: Commit,
     Phase.ROLLED_BACK: RollBack,
     Phase.CANCELLED: Discard,
@@ -366,11 +343,21 @@ def owed(state: State) -> Effect | None:
     match state.phase:
         case Phase.STAGED:
             return Confirm(release, state.rollout)
+        case Phase.PROBATION:
+            assert state.since is not None  # noqa: S101  the one way here sets it
+            return Watch(release, state.attempt, state.since)
         case Phase.QUARANTINED:
             return Quarantine(release, state.reason)
         case _:
             assert state.outcome is not None  # noqa: S101  every way to REPORTED sets it
             return Report(release, state.rollout, state.attempt, state.outcome, state.reason)
+
+
+_PATIENCE: Final[Mapping[Phase, tuple[int, str]]] = {
+    Phase.TRIAL: (MAX_TRIAL_WAKES, "the trial took the agent down"),
+    Phase.PROBATION: (MAX_PROBATION_WAKES, "the agent went down on probation"),
+}
+"""Where the release itself may be what ends the agent: restarts tolerated, and how it is told."""
 
 
 def _woke(state: State, received: int) -> State:
@@ -380,14 +367,13 @@ def _woke(state: State, received: int) -> State:
     """
     if state.phase is Phase.IDLE:
         return state
-    is_trial = state.phase is Phase.TRIAL  # which receives nothing: there, no start is progress
-    wakes = 1 if received > state.received and not is_trial else state.wakes + 1
+    limit, what = _PATIENCE.get(state.phase, (MAX_WAKES, f"restarts in phase {state.phase}"))
+    runs = state.phase in _PATIENCE  # it receives nothing there: no start is progress
+    wakes = 1 if received > state.received and not runs else state.wakes + 1
     woken = replace(state, wakes=wakes, received=max(received, state.received))
-    limit = MAX_TRIAL_WAKES if is_trial else MAX_WAKES
     if wakes <= limit or Failed not in TRANSITIONS[state.phase]:
         return woken
-    outcome = Outcome.ROLLED_BACK if is_trial else Outcome.FAILED
-    what = "the trial took the agent down" if is_trial else f"restarts in phase {state.phase}"
+    outcome = Outcome.ROLLED_BACK if runs else Outcome.FAILED
     return step(woken, Failed(outcome, f"{what}, {wakes} times without progress"))
 
 

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from wildflower.ota.device.machine import Effect, Event, Phase, State, Woke, owed, step
+from wildflower.ota.device.effects import Effect
+from wildflower.ota.device.machine import Event, Phase, State, Woke, owed, step
 
 log = logging.getLogger(__name__)
 

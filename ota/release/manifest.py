@@ -16,9 +16,11 @@ from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError
 
 KIND: Final = "wildflower.release"
+MAX_PROBATION: Final = 30 * 86_400  # seconds
 HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_FILE: Final = 2**31  # bytes; what ONNX itself can hold in one protobuf file
+NO_PROBATION: Final = ("probation_s", 0)
 FILE_ROLES: Final = ("model", "golden", "baseline")
 """What a slot holds: the model, the inputs and outputs of its trial, the edges of its summaries."""
 
@@ -69,17 +71,22 @@ class Requirement:
 class TrialBudget:
     """What the release must show on the device before it is committed.
 
+    A manifest says nothing of a probation of 0 seconds, so that those signed before there were
+    probations keep their digest.
+
     Attributes:
         tolerance: Largest absolute difference to the golden outputs.
         min_agreement: Share of golden rows whose arg max must agree, in [0, 1].
         latency_ms: Largest median time of one inference, in milliseconds.
         rss_bytes: Largest resident memory of the process that runs it.
+        probation_s: For how long it runs, healthy, before it is committed, in [0, 2592000] s.
     """
 
     tolerance: float
     min_agreement: float
     latency_ms: float
     rss_bytes: int
+    probation_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +179,7 @@ class Release:
                 "order": self.order,
                 "files": [_fields(entry) for entry in self.files],
                 "requires": _fields(self.requires),
-                "trial": _fields(self.trial),
+                "trial": {k: v for k, v in _fields(self.trial).items() if (k, v) != NO_PROBATION},
                 "lineage": _fields(self.lineage),
                 "not_before": canonical.to_time(self.not_before),
                 "ramp": [
@@ -208,6 +215,8 @@ class Release:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"release manifest: {error!r}") from error
         release.check()
+        if release.to_bytes() != data:
+            raise FormatError("release manifest: it holds what this version does not know")
         return release
 
     def check(self) -> None:
@@ -227,6 +236,8 @@ class Release:
                 raise FormatError(f"file {entry.name}: digest or length out of range")
         if "model" not in roles or self.order < 1:
             raise FormatError("a release needs a model file and an order of at least 1")
+        if not 0 <= self.trial.probation_s <= MAX_PROBATION:
+            raise FormatError(f"a probation lasts at most {MAX_PROBATION} s")
         if not all(0 <= step.permille <= 1000 for step in self.ramp):
             raise FormatError("a ramp's permille lies in [0, 1000]")
 

@@ -12,32 +12,37 @@ from wildflower.client.config import AgentConfig
 from wildflower.client.fetcher import Fetcher, running_artifact
 from wildflower.ota.device import shell
 from wildflower.ota.device.decision import Standing
-from wildflower.ota.device.journal import Journal
-from wildflower.ota.device.machine import (
+from wildflower.ota.device.effects import (
     Commit,
     Confirm,
     Discard,
-    Done,
     Effect,
-    Event,
-    Failed,
     Fetch,
-    Offered,
-    Paused,
-    Phase,
     Qualify,
     Quarantine,
     Report,
     RollBack,
     Stage,
-    State,
+    Switch,
     Try,
     Verify,
+)
+from wildflower.ota.device.journal import Journal
+from wildflower.ota.device.machine import (
+    Done,
+    Event,
+    Failed,
+    Offered,
+    Paused,
+    Phase,
+    State,
+    Switched,
     Withdrawn,
 )
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FetchError, PostponedError, RefusedError, StorageError
+from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.manifest import FileEntry
 from wildflower.ota.rollout.document import Order, RolloutDocument
 
@@ -61,7 +66,12 @@ class Shelf:
         return self.found if self.found and self.found.target_group == target_group else None
 
     def fetch(
-        self, entry: FileEntry, destination: Path, *, should_stop: Callable[[], bool]
+        self,
+        entry: FileEntry,
+        destination: Path,
+        *,
+        should_stop: Callable[[], bool],
+        budget: ByteBudget | None,
     ) -> None:
         self.refresh()
         self.fetched.append(entry.name)
@@ -82,6 +92,7 @@ def fetcher(tmp_path: Path, shelf: Shelf) -> Iterator[Fetcher]:
         slots=Slots(tmp_path / "slots"),
         releases=shelf,
         standing=lambda: Standing("ab" * 32, "linux-generic", highest_order=1),
+        watch=lambda _: Done(),
         now=lambda: NOON,
         should_stop=lambda: False,
     )
@@ -99,7 +110,8 @@ def prepare(fetcher: Fetcher, one: Bundle, *, until: type[Effect] = Try) -> None
 def commit(fetcher: Fetcher, *ones: Bundle) -> None:
     for one in ones:
         prepare(fetcher, one)
-        fetcher.run(Commit(one.release))
+        assert fetcher.run(Switch(one.release)) == Switched(NOON)
+        assert fetcher.run(Commit(one.release)) == Done()
 
 
 @pytest.mark.parametrize("kind", [Qualify, Fetch, Verify, Stage, Try, Commit, RollBack, Discard])

@@ -18,7 +18,8 @@ from tests.update_fakes import Kit, blobs_asked
 from wildflower.client.errors import ConfigError
 from wildflower.client.fetcher import Fetcher
 from wildflower.client.policy import Policy
-from wildflower.ota.device.machine import Effect, Event, Phase
+from wildflower.ota.device.effects import Effect
+from wildflower.ota.device.machine import Event, Phase
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FetchError, RefusedError

@@ -215,6 +215,7 @@ def test_a_device_without_an_earlier_slot_says_that_it_cannot_go_back() -> None:
 
 WAY = State(Phase.FETCHING, NEW, "r2", attempt=1)
 HALTED = replace(WAY, phase=Phase.PAUSED)
+ON_PROBATION = replace(WAY, phase=Phase.PROBATION, since=NOON)
 NEWS: dict[str, tuple[State, Any, Any]] = {
     "goes on": (WAY, document(NEW), None),
     "paused": (WAY, document(NEW, order=Order.PAUSE), Paused()),
@@ -226,6 +227,20 @@ NEWS: dict[str, tuple[State, Any, Any]] = {
     "gone": (WAY, None, Withdrawn()),
     "narrowed": (WAY, document(NEW, permille=0), Withdrawn()),
     "in its trial": (replace(WAY, phase=Phase.TRIAL), None, None),
+    "on probation": (ON_PROBATION, document(NEW), None),
+    "paused on probation": (ON_PROBATION, document(NEW, order=Order.PAUSE), None),
+    "superseded on probation": (ON_PROBATION, document(manifest(3)), None),
+    "gone on probation": (ON_PROBATION, None, None),
+    "taken back on probation": (
+        ON_PROBATION,
+        document(NEW, order=Order.ROLL_BACK),
+        Recalled(NEW, "r2"),
+    ),
+    "taken back on probation, but not here": (
+        ON_PROBATION,
+        document(NEW, order=Order.ROLL_BACK, permille=0),
+        None,
+    ),
     "idle": (State(), None, None),
 }
 

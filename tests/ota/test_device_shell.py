@@ -6,6 +6,7 @@ that the state on disk always says enough to go on. `tests/device_child.py` is t
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,22 @@ from wildflower.ota.device.slots import Slots
 CHILD = Path(__file__).parents[1] / "device_child.py"
 FIRST, GOOD = bundle(1), bundle(2, scale=2.0)
 EVIL = bundle(2, scale=2.0, golden=golden_of(scaling_model(2.0), off=1.0))
-EFFECTS = {"good": 8, "evil": 9}
-"""How many effects the two take, a state being stored before each and after the last."""
+WATCHED = bundle(2, scale=2.0, trial=replace(GOOD.release.trial, probation_s=25))
+SICK = bundle(2, scale=2.0, trial=replace(GOOD.release.trial, probation_s=15))
+ONES = {"good": GOOD, "evil": EVIL, "watched": WATCHED, "sick": SICK}
+WATCHED, SICK = (
+    bundle(2, scale=2.0, trial=replace(GOOD.release.trial, probation_s=seconds))
+    for seconds in (25, 15)
+)
+ONES = {"good": GOOD, "evil": EVIL, "watched": WATCHED, "sick": SICK}
+STATES = {"good": 11, "evil": 10, "watched": 11, "sick": 12}
+EFFECTS = {"good": 10, "evil": 9, "watched": 13, "sick": 11}
+POSTPONED = {"good": 0, "evil": 0, "watched": 3, "sick": 0}
+"""How many states they store, how many effects they begin, how many of these end postponed: the
+looks at a release on probation, one every ten seconds, until it was healthy for 25."""
+CHECK = f"""#!/bin/sh
+test "$WILDFLOWER_RELEASE" != {SICK.digest} || {{ echo it smokes; exit 1; }}
+"""
 
 
 def put(directory: Path, one: Bundle) -> None:
@@ -48,18 +63,25 @@ def reports(directory: Path) -> list[Outcome]:
         journal.close()
 
 
+def places(kind: str) -> dict[str, int]:
+    """Return how often each place of a kill is reached."""
+    states, effects = STATES[kind], EFFECTS[kind]
+    acted = effects - POSTPONED[kind]
+    return {"store": states, "stored": states, "act": effects, "acted": acted}
+
+
 POINTS = [
     (kind, place, number)
-    for kind, count in EFFECTS.items()
-    for place in ("store", "stored", "act", "acted")
-    for number in range(1, count + 1 + place.startswith("store"))
+    for kind in ONES
+    for place, count in places(kind).items()
+    for number in range(1, count + 1)
 ]
 SAMPLE = {
-    ("good", "stored", 5),
     ("good", "act", 7),
-    ("good", "acted", 8),
+    ("good", "acted", 9),
     ("evil", "store", 8),
-    ("evil", "acted", 7),
+    ("watched", "act", 10),
+    ("sick", "stored", 9),
 }
 
 
@@ -70,16 +92,19 @@ SAMPLE = {
 def test_a_kill_between_store_and_act_loses_nothing_and_reports_once(
     tmp_path: Path, kind: str, place: str, number: int
 ) -> None:
+    check = tmp_path / "check"
+    check.write_text(CHECK)
+    check.chmod(0o755)
     put(tmp_path, FIRST)
     assert switch_on(tmp_path) == 0
-    one = GOOD if kind == "good" else EVIL
-    put(tmp_path, one)
+    put(tmp_path, ONES[kind])
     assert switch_on(tmp_path, place, number) == -9
     slots = Slots(tmp_path / "slots")
     running = slots.manifest(slots.running())
     assert running is not None
     assert slots.is_complete(running)
     assert switch_on(tmp_path) == 0
-    ending = Outcome.COMMITTED if kind == "good" else Outcome.ROLLED_BACK
-    assert slots.running() == (GOOD if kind == "good" else FIRST).digest
+    stays = kind in ("good", "watched")
+    ending = Outcome.COMMITTED if stays else Outcome.ROLLED_BACK
+    assert slots.running() == (ONES[kind] if stays else FIRST).digest
     assert reports(tmp_path) == [Outcome.COMMITTED, ending]

@@ -7,36 +7,43 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.device_fakes import manifest
+from tests.device_fakes import NOON, manifest
 
 from wildflower.ota import canonical
 from wildflower.ota.device import shell
-from wildflower.ota.device.machine import (
-    KIND,
-    MAX_TRIAL_WAKES,
-    MAX_WAKES,
-    TRANSITIONS,
+from wildflower.ota.device.effects import (
     Commit,
     Confirm,
     Discard,
-    Done,
     Effect,
-    Event,
-    Failed,
     Fetch,
-    Offered,
-    Paused,
-    Phase,
     Qualify,
     Quarantine,
-    Recalled,
     Report,
-    Resumed,
     RollBack,
     Stage,
-    State,
+    Switch,
     Try,
     Verify,
+    Watch,
+)
+from wildflower.ota.device.machine import (
+    KIND,
+    MAX_PROBATION_WAKES,
+    MAX_TRIAL_WAKES,
+    MAX_WAKES,
+    TRANSITIONS,
+    Done,
+    Event,
+    Failed,
+    Offered,
+    Overdue,
+    Paused,
+    Phase,
+    Recalled,
+    Resumed,
+    State,
+    Switched,
     Withdrawn,
     Woke,
     owed,
@@ -51,6 +58,8 @@ EVENTS: list[Event] = [
     Offered(NEW, "roll"),
     Recalled(OLD, "back"),
     Done(),
+    Switched(NOON),
+    Overdue("too late"),
     WHY,
     Paused(),
     Resumed(),
@@ -64,7 +73,8 @@ def at(phase: Phase) -> State:
     if phase is Phase.IDLE:
         return State(attempt=1)
     outcome = Outcome.FAILED if phase is Phase.REPORTED else None
-    return State(phase, NEW, "roll", attempt=1, outcome=outcome)
+    since = NOON if phase is Phase.PROBATION else None
+    return State(phase, NEW, "roll", attempt=1, outcome=outcome, since=since)
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -86,6 +96,9 @@ def test_waking_moves_nothing_by_itself(phase: Phase) -> None:
 @pytest.mark.parametrize("phase", Phase)
 def test_every_phase_owes_one_effect_but_those_that_wait(phase: Phase) -> None:
     assert (owed(at(phase)) is None) == (phase in (Phase.IDLE, Phase.PAUSED))
+
+
+SUCCESS: dict[type[Effect], Event] = {Switch: Switched(NOON)}
 
 
 class PowerCutError(Exception):
@@ -118,7 +131,7 @@ class Device:
         self.log.append(effect)
         if cut:
             raise PowerCutError
-        return self.script.get(type(effect), Done())
+        return self.script.get(type(effect), SUCCESS.get(type(effect), Done()))
 
     def deploy(self) -> list[Effect]:
         """Offer a release and switch the device on again after every power cut."""
@@ -137,12 +150,13 @@ def told(outcome: Outcome, reason: str = "") -> Report:
     return Report(NEW, "roll", 1, outcome, reason)
 
 
+PROVE: list[Effect] = [Try(NEW), Switch(NEW), Watch(NEW, 1, NOON)]
 PREPARE: list[Effect] = [Qualify(NEW), Fetch(NEW), Verify(NEW), Stage(NEW), Confirm(NEW, "roll")]
 LACKS = Failed(Outcome.INCOMPATIBLE, "too old")
 LIED = Failed(Outcome.REFUSED, "wrong digest")
 BROKE = Failed(Outcome.ROLLED_BACK, "golden outputs differ")
 SCENARIOS: dict[str, tuple[Device, list[Effect]]] = {
-    "success": (Device(), [*PREPARE, Try(NEW), Commit(NEW), told(Outcome.COMMITTED)]),
+    "success": (Device(), [*PREPARE, *PROVE, Commit(NEW), told(Outcome.COMMITTED)]),
     "not for this device": (
         Device({Qualify: LACKS}),
         [Qualify(NEW), told(Outcome.INCOMPATIBLE, "too old")],
@@ -166,8 +180,22 @@ SCENARIOS: dict[str, tuple[Device, list[Effect]]] = {
         ],
     ),
     "the pointer cannot be moved": (
-        Device({Commit: WHY}),
-        [*PREPARE, Try(NEW), Commit(NEW), RollBack(NEW), told(Outcome.FAILED, "why")],
+        Device({Switch: WHY}),
+        [*PREPARE, Try(NEW), Switch(NEW), RollBack(NEW), told(Outcome.FAILED, "why")],
+    ),
+    "the device does badly with it": (
+        Device({Watch: BROKE}),
+        [
+            *PREPARE,
+            *PROVE,
+            Quarantine(NEW, "golden outputs differ"),
+            RollBack(NEW),
+            told(Outcome.ROLLED_BACK, "golden outputs differ"),
+        ],
+    ),
+    "its probation is not decided in time": (
+        Device({Watch: Overdue("too late")}),
+        [*PREPARE, *PROVE, RollBack(NEW), told(Outcome.FAILED, "too late")],
     ),
     "ordered back": (
         Device(first=Recalled(NEW, "roll")),
@@ -185,7 +213,7 @@ def test_scenarios_take_the_way_they_are_told(device: Device, effects: list[Effe
 @settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(sorted(SCENARIOS)),
-    cuts=st.sets(st.integers(1, 14), max_size=4),
+    cuts=st.sets(st.integers(1, 16), max_size=4),
     after=st.booleans(),
 )
 def test_power_cuts_anywhere_repeat_effects_and_skip_none(
@@ -194,7 +222,7 @@ def test_power_cuts_anywhere_repeat_effects_and_skip_none(
     calm, effects = SCENARIOS[name]
     device = Device(calm.script, cuts, after, calm.first)
     done = device.deploy()
-    if not any("took the agent down" in getattr(effect, "reason", "") for effect in done):
+    if not any("down" in getattr(effect, "reason", "") for effect in done):
         assert list(dict.fromkeys(done)) == effects  # repeats allowed, order kept
     assert owed(device.state) is None
 
@@ -209,6 +237,31 @@ def test_a_trial_that_ends_the_agent_twice_is_quarantined() -> None:
         RollBack(NEW),
         told(Outcome.ROLLED_BACK, reason),
     ]
+
+
+def test_a_release_that_ends_the_agent_on_probation_again_and_again_is_quarantined() -> None:
+    device = Device(cuts={8, 9, 10, 11})  # the eighth effect is the first look
+    done = device.deploy()
+    reason = "the agent went down on probation, 4 times without progress"
+    assert MAX_PROBATION_WAKES == 3
+    assert done[-3:] == [
+        Quarantine(NEW, reason),
+        RollBack(NEW),
+        told(Outcome.ROLLED_BACK, reason),
+    ]
+
+
+def test_a_release_on_probation_can_be_ordered_back_and_is_no_longer_watched() -> None:
+    back = step(at(Phase.PROBATION), Recalled(NEW, "back"))
+    assert (owed(back), back.attempt, back.since) == (RollBack(NEW), 2, None)
+    reason = "ordered back by rollout back"
+    assert owed(step(back, Done())) == Report(NEW, "back", 2, Outcome.ROLLED_BACK, reason)
+
+
+def test_what_was_stored_before_there_were_probations_is_read() -> None:
+    body = canonical.from_bytes(at(Phase.FETCHING).to_bytes(), kind=KIND)
+    del body["since"]
+    assert State.from_bytes(canonical.to_bytes(body)) == at(Phase.FETCHING)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +284,9 @@ def test_a_device_that_is_switched_off_every_night_fetches_on() -> None:
     assert (state.phase, state.received, state.wakes) == (Phase.FETCHING, 49_000, 1)
 
 
-@pytest.mark.parametrize("phase", [Phase.ROLLED_BACK, Phase.QUARANTINED, Phase.REPORTED])
+@pytest.mark.parametrize(
+    "phase", [Phase.COMMITTED, Phase.ROLLED_BACK, Phase.QUARANTINED, Phase.REPORTED]
+)
 def test_what_must_not_be_given_up_is_tried_for_ever(phase: Phase) -> None:
     state = at(phase)
     for _ in range(3 * MAX_WAKES):
@@ -284,7 +339,7 @@ def test_waking_an_idle_device_stores_nothing() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(EVENTS), max_size=60))
-def test_nothing_is_tried_before_it_is_staged_nor_committed_before_it_is_tried(
+def test_nothing_is_tried_before_it_is_staged_nor_committed_before_it_was_watched(
     events: list[Event],
 ) -> None:
     state, passed = State(), set[type[Effect]]()
@@ -296,11 +351,12 @@ def test_nothing_is_tried_before_it_is_staged_nor_committed_before_it_is_tried(
             continue
         if isinstance(event, Offered):
             passed = set()
-        if isinstance(event, Done) and effect is not None:
+        if isinstance(event, Done | Switched) and effect is not None:
             passed.add(type(effect))
         state = after
         assert not isinstance(owed(state), Try) or {Verify, Stage, Confirm} <= passed
-        assert not isinstance(owed(state), Commit) or Try in passed
+        assert not isinstance(owed(state), Switch) or Try in passed
+        assert not isinstance(owed(state), Commit) or {Try, Switch, Watch} <= passed
         assert State.from_bytes(state.to_bytes()) == state
 
 
@@ -319,6 +375,9 @@ def stored(**changes: object) -> bytes:
         (stored(release=""), "contradict"),
         (stored(phase="idle"), "contradict"),
         (stored(phase="reported"), "without its outcome"),
+        (stored(phase="probation"), "without its beginning"),
+        (stored(since="soon"), "not a time"),
+        (stored(since=5), "not a time"),
         (stored(wakes="many"), "device state"),
         (b"{}", "expected"),
     ],
