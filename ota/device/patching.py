@@ -65,6 +65,4 @@ def _mapped(path: Path) -> memoryview:
         with path.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (FileNotFoundError, ValueError) as error:  # mmap has no empty maps
-        raise DeltaError(
-            f"{path.name}: there is no such file, or nothing in it", hint=FALLBACK
-        ) from error
+        raise DeltaError(f"{path.name}: there is no such file, or nothing in it") from error
