@@ -181,5 +181,14 @@ def test_a_damaged_book_lets_nothing_be_spent(tmp_path: Path) -> None:
 
 def test_a_spend_that_cannot_be_written_down_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PolicyError, match="cannot be"):
-        PrivacyBook(tmp_path / "file" / "privacy.json", clock()).record([("device", ANSWER)])
+    (tmp_path / ".privacy.json.new").mkdir()  # where the new file would be written first
+    for path in (tmp_path / "file" / "privacy.json", tmp_path / "privacy.json"):
+        with pytest.raises(PolicyError, match=r"cannot be (read|written)"):
+            PrivacyBook(path, clock()).record([("device", ANSWER)])
+
+
+def test_a_book_beyond_every_size_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = spent(Gaussian(1.0), Gaussian(2.0)).to_bytes()
+    monkeypatch.setattr(privacy_book, "MAX_SPENDS", 1)
+    with pytest.raises(StoredStateError, match="at most 1 spends"):
+        Book.from_bytes(stored)

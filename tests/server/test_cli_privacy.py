@@ -85,6 +85,9 @@ def test_the_ledger_reaches_the_operator(
     found = shown(server, capsys)
     assert found["totals"][0]["method"] == "rdp"
     assert found["totals"][0]["left"] == 0.0
+    stricter = replace(FIRST, entry_id="t2", subject="drift", total=replace(DEVICES, delta=1e-9))
+    ledger.record(stricter)
+    assert shown(server, capsys)["totals"][-1]["budget"] is None  # nobody's training
     assert set(MECHANISMS.values()) < set(found["trust"])
 
 
