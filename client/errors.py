@@ -9,6 +9,7 @@
   x PolicyError             the device's own policy forbids what was asked
   x TrainingError           the device cannot train what its configuration names
   x AgentError              the agent cannot run (not enrolled, already running)
+  x HoldError               the update lock cannot be had
 
 `x` is raised. Every error carries `hint`: what the reader can do now, or "".
 """
@@ -48,6 +49,10 @@ class PolicyError(ClientError):
 
 class AgentError(ClientError):
     """The agent cannot run."""
+
+
+class HoldError(ClientError):
+    """The update lock cannot be had."""
 
 
 class TrainingError(ClientError):

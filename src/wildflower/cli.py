@@ -70,7 +70,14 @@ ENTRIES: Final[dict[str, Entry]] = {
         "Invite and enrol devices.",
         ("wildflower.server.cli.device:app", "wildflower.client.cli.device:app"),
     ),
-    "agent": Entry("Run and inspect a device's agent.", ("wildflower.client.cli.agent:app",)),
+    "agent": Entry(
+        "Run and inspect a device's agent.",
+        (
+            "wildflower.client.cli.agent:app",
+            "wildflower.client.cli.inspect:app",
+            "wildflower.client.cli.owner:app",
+        ),
+    ),
     "round": Entry("Start and follow training rounds.", ("wildflower.server.cli.round:app",)),
     "build": Entry(
         "Build a model's artifacts for the device classes.", ("wildflower.server.cli.build:app",)
