@@ -131,6 +131,7 @@ def right_guesses(labels: npt.NDArray[np.int_], rows: npt.NDArray[np.float64]) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # seconds; six on an idle machine
 @pytest.mark.parametrize("bits", BITS)
 def test_a_thousand_transcripts_do_not_tell_who_sent_which_update(bits: int) -> None:
     found = [transcript(number, bits) for number in range(SESSIONS)]
