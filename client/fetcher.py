@@ -8,7 +8,7 @@ lies) fails the attempt and is reported; the device tries again later, from what
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -48,7 +48,7 @@ from wildflower.ota.errors import (
     TrialError,
 )
 from wildflower.ota.release.budget import ByteBudget
-from wildflower.ota.release.files import make_directory
+from wildflower.ota.release.files import make_directory, sync_directory
 from wildflower.ota.release.manifest import FileEntry, Release
 from wildflower.ota.rollout.document import RolloutDocument
 
@@ -288,6 +288,8 @@ class Fetcher:
     def _clean(self) -> None:
         """Remove downloads and every slot that no pointer names."""
         shutil.rmtree(self.downloads, ignore_errors=True)
+        with suppress(OSError):  # or a power cut brings them back, and nobody would miss the space
+            sync_directory(self.config.directory)
         self.slots.collect()
 
 

@@ -191,6 +191,7 @@ def obstacle(document: RolloutDocument, standing: Standing, now: datetime) -> st
     """Return why an idle device does not even read the manifest; "" if it should.
 
     The manifest is not needed for most answers, and most devices, most of the time, get one here.
+    A setback of the future is none: the clock was wrong then, or is now, and 2040 is far away.
     """
     running = standing.running.digest if standing.running is not None else ""
     setback = standing.setbacks.get(document.release)
@@ -200,7 +201,7 @@ def obstacle(document: RolloutDocument, standing: Standing, now: datetime) -> st
         (document.release == running, "it runs already"),
         (document.release in standing.quarantined, "it failed its trial on this device"),
         (role not in standing.roles, f"role {role!r} may not sign for this device"),
-        (setback is not None and now < setback.retry_at(), "it is tried again later"),
+        (setback is not None and setback.at <= now < setback.retry_at(), "it is tried again later"),
         (not is_open(document, standing.device_id, now), "the rollout is not here yet"),
     )
     return next((reason for applies, reason in reasons if applies), "")

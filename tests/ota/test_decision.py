@@ -144,6 +144,11 @@ OBSTACLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"setbacks": {NEW.digest: Setback(1, NOON - timedelta(minutes=5))}},
         "",
     ),
+    "set back in 2040, by a clock that was put right": (
+        {},
+        {"setbacks": {NEW.digest: Setback(1, NOON + timedelta(days=5000))}},
+        "",
+    ),
     "nothing runs": ({}, {"running": None}, ""),
 }
 
