@@ -69,12 +69,11 @@ class Table:
         weights = self.weights
         slots = np.where(weights > 0, np.maximum(1, weights * SCALE // weights.sum()), 0)
         missing = SCALE - int(slots.sum())
-        for symbol in np.argsort(-slots, kind="stable").tolist():
-            change = max(missing, 1 - int(slots[symbol]))
-            slots[symbol] += change
+        while missing:  # the most likely symbol pays, and never with its last slot
+            largest = int(slots.argmax())
+            change = max(missing, 1 - int(slots[largest]))
+            slots[largest] += change
             missing -= change
-            if missing == 0:
-                break
         return slots
 
     @cached_property

@@ -2,7 +2,7 @@ import bz2
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wildflower.ota.delta.codec import Codec, Coding, Source, pack, sparse, unpack
@@ -43,6 +43,7 @@ def test_a_sparse_plane_comes_back(plane: Symbols) -> None:
     found.finish()
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.sampled_from([0, 0, 0, 0, 1, 2]), max_size=300), st.integers(0, 600))
 def test_any_sparse_plane_comes_back(values: list[int], zeros: int) -> None:
     plane = np.array([0] * zeros + values, np.uint8)

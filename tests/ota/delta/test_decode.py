@@ -4,10 +4,11 @@ import hashlib
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wildflower.ota.delta import bsdiff
@@ -38,6 +39,9 @@ PATCH = Header.parse(memoryview(DELTA))[0]
 PATCHED = Header(
     Method.BSDIFF, PATCH.base, PATCH.target, PATCH.base_size, PATCH.target_size
 ).to_bytes() + bsdiff.patch(OLD, NEW)
+
+
+GOLDEN = Path(__file__).parents[2] / "goldens" / "delta.hex"
 
 
 def apply(
@@ -93,6 +97,7 @@ def test_a_coded_stream_longer_than_the_delta_is_refused() -> None:
 
 
 @pytest.mark.parametrize("delta", [DELTA, PATCHED], ids=["segments", "bsdiff"])
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_damaged_delta_gives_the_new_file_or_is_refused(
     delta: bytes, data: st.DataObject
@@ -107,6 +112,7 @@ def test_a_damaged_delta_gives_the_new_file_or_is_refused(
 
 
 @pytest.mark.parametrize("delta", [DELTA, PATCHED], ids=["segments", "bsdiff"])
+@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_a_delta_cut_short_is_refused(delta: bytes, length: int) -> None:
     with pytest.raises(DeltaError):
@@ -120,8 +126,9 @@ def test_memory_does_not_grow_with_the_files(rate: float) -> None:
         old = np.random.default_rng(1).integers(0, 256, size).astype(np.uint8)
         new = old + (np.random.default_rng(2).random(size) < rate).astype(np.uint8)
         there = [Region("w", 0, size, Kind.BYTES)]
-        base, delta = memoryview(old), memoryview(diff(old.tobytes(), new.tobytes(), there, there))
-        digest = hashlib.sha256(new).hexdigest()
+        base = memoryview(old.tobytes())
+        delta = memoryview(diff(old.tobytes(), new.tobytes(), there, there))
+        digest = hashlib.sha256(new.tobytes()).hexdigest()
         tracemalloc.start()
         try:
             decode(base, delta, lambda _: None, target=digest, size=size)
@@ -140,3 +147,22 @@ def test_a_device_needs_nothing_but_numpy_to_decode() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_deltas_that_were_made_once_are_decoded_for_ever(update_goldens: bool) -> None:
+    floats = (np.arange(4096) % 61).astype(np.float32)
+    counts = (np.arange(4096) ** 2 % 7 - 3).astype(np.float32)
+    old = np.arange(8192, dtype=np.uint8).tobytes() + floats.tobytes()
+    changes = (np.arange(8192) % 97 == 0).astype(np.uint8)
+    new = (
+        (np.arange(8192, dtype=np.uint8) + changes).tobytes()
+        + b"in between " * 9
+        + (floats + counts * np.float32(0.25)).tobytes()
+    )
+    if update_goldens:
+        before = [Region("b", 0, 8192, Kind.BYTES), Region("f", 8192, 16384, Kind.FLOAT32)]
+        after = [before[0], Region("f", 8192 + 99, 16384, Kind.FLOAT32)]
+        GOLDEN.write_text(diff(old, new, before, after, {"f": 0.25}).hex() + "\n")
+    delta = bytes.fromhex(GOLDEN.read_text())
+    digest = hashlib.sha256(new).hexdigest()
+    assert apply(delta, old, target=digest, size=len(new)) == new

@@ -33,7 +33,7 @@ def of_arrays(old: np.ndarray, new: np.ndarray, kind: Kind) -> bytes:
     return diff(old.tobytes(), new.tobytes(), whole(old, kind), whole(new, kind))
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_any_file_comes_back_from_any_segments(data: st.DataObject) -> None:
     old = data.draw(st.binary(max_size=200))

@@ -11,6 +11,7 @@ from wildflower.ota.build.convert import to_ort
 from wildflower.ota.delta import ort_segments
 from wildflower.ota.delta.decode import decode
 from wildflower.ota.delta.encode import diff
+from wildflower.ota.delta.flatbuffer import Buffer
 from wildflower.ota.delta.segments import Kind
 from wildflower.ota.delta.tensors import regions_of
 from wildflower.ota.errors import FormatError
@@ -54,6 +55,23 @@ def test_two_rounds_of_a_file_make_a_delta_of_floats() -> None:
 def test_what_is_no_ort_file_is_refused(data: bytes) -> None:
     with pytest.raises(FormatError, match="not an ORT file"):
         ort_segments.regions(data)
+
+
+def changed(at: int, value: bytes) -> bytes:
+    return FILE[:at] + value + FILE[at + len(value) :]
+
+
+def test_a_tensor_without_bytes_of_its_own_is_passed_over() -> None:
+    buffer = Buffer(FILE)
+    (tensor,) = buffer.vector(buffer.child(buffer.child(buffer.follow(0), 1), 7), 0)
+    assert ort_segments.regions(changed(buffer.vtable(tensor) + 4 + 2 * 4, bytes(2))) == ()
+
+
+def test_half_an_element_is_refused() -> None:
+    (region,) = ort_segments.regions(FILE)
+    shorter = (region.length - 1).to_bytes(4, "little")
+    with pytest.raises(FormatError, match="no whole elements"):
+        ort_segments.regions(changed(region.offset - 4, shorter))
 
 
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=8))

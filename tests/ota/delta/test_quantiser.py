@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wildflower.ota.delta.quantiser import (
@@ -74,6 +74,7 @@ def test_a_channel_that_was_nothing_gets_a_scale_of_its_own() -> None:
     assert found[3] == pytest.approx(5.0 / 127.5, rel=0.01)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 1000), st.floats(0, 0.5))
 def test_the_error_stays_bounded_after_many_releases(seed: int, hold: float) -> None:
     rng = np.random.default_rng(seed)

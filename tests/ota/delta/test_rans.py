@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wildflower.ota.delta.rans import MAX_LANES, SCALE, Decoder, Table, encode
@@ -26,6 +26,7 @@ def test_blocks_come_back_for_any_number_of_lanes(lanes: int, count: int) -> Non
     decoder.finish()
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.binary(max_size=400), st.integers(0, 5))
 def test_any_bytes_come_back(data: bytes, lanes: int) -> None:
     block = np.frombuffer(data, np.uint8)
@@ -51,6 +52,13 @@ def test_the_slots_of_every_table_add_up_and_no_symbol_is_lost(runs: list[tuple[
     assert table.frequencies.sum() == SCALE
     assert np.array_equal(table.frequencies > 0, table.weights > 0)
     assert table.frequencies.min() >= 0
+
+
+def test_symbols_that_hardly_occur_are_paid_for_by_the_likely_ones() -> None:
+    found = Table(((20, 1 << 20), (236, 1))).frequencies
+    assert found.sum() == SCALE
+    assert (found[20:] == 1).all()
+    assert found[:20].min() >= 1
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_tensors_are_found_where_their_bytes_are() -> None:
         (file([None], [("w", 0, 1)]), "no buffer 1"),
         (file([b"12345"], [("w", 0, 0)]), "5 bytes"),
         (b"\xff\xff\xff\x7fTFL3", "ends before"),
+        (FILE.replace(b"tied", b"ti\xff\xff"), "not UTF-8"),
     ],
 )
 def test_what_is_no_tflite_file_is_refused(data: bytes, what: str) -> None:
