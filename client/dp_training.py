@@ -32,6 +32,7 @@ from wildflower.client.errors import TrainingError
 from wildflower.strategies.arrays import Parameters
 from wildflower.strategies.dp.events import Gaussian
 from wildflower.strategies.dp.private_task import PrivateTask, quiet_opacus
+from wildflower.strategies.dp.sgd import FEWEST, MODE, NOISE, NORM
 from wildflower.strategies.task import Examples
 
 if TYPE_CHECKING:
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODES: Final = ("ghost", "hooks")
-NOISE: Final = "dp-sgd-noise"
-NORM: Final = "dp-sgd-norm"
-MODE: Final = "dp-sgd-mode"
-FEWEST: Final = "dp-sgd-examples"
 REPLACED: Final = "dp-sgd-replaced"
 """Name of the answer's metric that counts the layers that were replaced."""
 SPENT: Final = "dp-sgd-epsilon"

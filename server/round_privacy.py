@@ -35,6 +35,7 @@ from wildflower.strategies.dp.events import (
     Tree,
 )
 from wildflower.strategies.dp.rule import ClientRule
+from wildflower.strategies.dp.sgd import Asked
 from wildflower.strategies.dp.tree import TreeDP, TreeState
 from wildflower.strategies.encodings import SumEncoding
 from wildflower.strategies.fixed_point import Encoding
@@ -51,9 +52,10 @@ class RoundPrivacy:
     """The privacy of one round.
 
     Attributes:
-        mechanism: "central", "central-adaptive", "distributed", "local" or "ftrl".
+        mechanism: "central", "central-adaptive", "distributed", "local", "ftrl" or "dpsgd".
         noise: Noise multiplier.
-        rule: How devices bound their updates.
+        rule: How devices bound their updates; None where their training does it.
+        sgd: What DP-SGD devices are asked for; None elsewhere.
         sampling: How the cohort is drawn, as those who see only models are told.
         total: What the round's entry adds to.
         epsilon: The budget; 0 for none.
@@ -66,7 +68,8 @@ class RoundPrivacy:
 
     mechanism: str
     noise: float
-    rule: ClientRule
+    rule: ClientRule | None
+    sgd: Asked | None
     sampling: Sampling
     total: Total
     epsilon: float
@@ -101,6 +104,7 @@ class RoundPrivacy:
         noise, norm = float(settings["dp_noise"]), float(settings["dp_norm"])
         if mechanism == "central-adaptive":
             norm = before.get(NORM, norm)
+        by_steps = mechanism == "dpsgd"
         names = str(settings["statistics"]).split(";")
         rule = ClientRule(
             norm,
@@ -110,14 +114,16 @@ class RoundPrivacy:
         population = int(settings["population"])
         cohort = min(int(settings["cohort"]) or population, population)
         sampling = _sampling(str(settings["selection"]), mechanism, cohort, population)
-        is_replaced = sampling.scheme is Scheme.WITHOUT_REPLACEMENT
+        is_replaced = mechanism == "local" or sampling.scheme is Scheme.WITHOUT_REPLACEMENT
         relation = Relation.REPLACE if is_replaced else Relation.ADD_REMOVE
+        unit = Unit.EXAMPLE if by_steps else Unit.DEVICE
         return cls(
             mechanism=mechanism,
             noise=noise,
-            rule=rule,
+            rule=None if by_steps else rule,
+            sgd=_asked(settings) if by_steps else None,
             sampling=sampling,
-            total=Total(Unit.DEVICE, relation, float(settings["dp_delta"])),
+            total=Total(unit, relation, float(settings["dp_delta"])),
             epsilon=float(settings["dp_epsilon"]),
             population=population,
             cohort=cohort,
@@ -154,20 +160,32 @@ class RoundPrivacy:
         return range(self.tree * self.epoch + 1, self.number)
 
     @property
-    def claim(self) -> Mapping[str, str]:
-        """What devices with a budget of their own are told that an answer costs."""
+    def config(self) -> Mapping[str, str | float]:
+        """What devices are told besides the rule: what an answer costs, or how to train."""
+        if self.sgd is not None:
+            return self.sgd.to_config()
         return {} if self.mechanism == "local" else claim.to_config(self._planned_event)
 
     @property
     def _planned_event(self) -> Event:
+        if self.sgd is not None:
+            return self.sgd.event()
         if self.mechanism == "ftrl":
             left = self.rounds - self.tree * self.epoch
             return Tree(self.noise, min(self.epoch, left))
         return Gaussian(self.noise, 1, self.sampling)
 
-    def planned(self, at: datetime) -> Entry:
-        """Return the entry that the budget must allow before the round starts."""
-        return self._entry(self._planned_event, self.cohort, "planned", at)
+    def planned(self, encoding: SumEncoding | None, at: datetime) -> Entry:
+        """Return the entry that the budget must allow before the round starts.
+
+        Args:
+            encoding: How updates would become residues, in a round of the fewest devices.
+            at: The present, UTC.
+        """
+        event = self._planned_event
+        if isinstance(encoding, SkellamEncoding):
+            event = encoding.event(encoding.min_cohort, self.sampling)
+        return self._entry(event, self.cohort, "planned", at)
 
     def entry(
         self, attempt: int, survivors: int, encoding: SumEncoding | None, at: datetime
@@ -182,7 +200,7 @@ class RoundPrivacy:
         """
         if self.mechanism == "ftrl":
             return self._entry(self._planned_event, self.cohort, f"tree-{self.tree}", at)
-        event: Event = Gaussian(self.noise, 1, self.sampling)
+        event: Event = self._planned_event
         if isinstance(encoding, SkellamEncoding):
             event = encoding.event(survivors, self.sampling)
         return self._entry(event, min(survivors, self.population), f"{attempt}", at)
@@ -214,7 +232,7 @@ class RoundPrivacy:
         Raises:
             StrategyError: It is no such sum.
         """
-        if self.mechanism in {"distributed", "local"}:
+        if self.rule is None or self.mechanism in {"distributed", "local"}:
             return total
         contribution = self.rule.contribution(total.vector.size)
         quantum, statistic_quantum = _quanta(encoding)
@@ -246,7 +264,7 @@ class RoundPrivacy:
 
     def next_figures(self, released: Sum) -> dict[str, float]:
         """Return what the next round must know: the norm that follows the quantile."""
-        if self.mechanism != "central-adaptive":
+        if self.rule is None or self.mechanism != "central-adaptive":
             return {}
         return {NORM: AdaptiveClipping().next(self.rule.norm, released)}
 
@@ -263,9 +281,19 @@ def _statistics(names: Sequence[str], largest: float, mechanism: str) -> Statist
     return tuple(sorted(bounds.items()))
 
 
+def _asked(settings: Mapping[str, Value]) -> Asked:
+    return Asked(
+        float(settings["dp_noise"]),
+        float(settings["dp_norm"]),
+        int(settings["dp_examples"]),
+        int(settings["batch_size"]),
+        int(settings["epochs"]),
+    )
+
+
 def _sampling(selection: str, mechanism: str, cohort: int, population: int) -> Sampling:
-    """Return what drawing hides; local noise and trees are accounted without it."""
-    if mechanism in {"local", "ftrl"}:
+    """Return what drawing hides; where devices add the noise, and in trees, it is not counted."""
+    if mechanism in {"local", "ftrl", "dpsgd"}:
         return EVERYONE
     match selection:
         case "poisson":

@@ -9,6 +9,7 @@ from wildflower.server.records import Round, Training
 from wildflower.server.round_privacy import RoundPrivacy
 from wildflower.server.store import Store
 from wildflower.strategies.algorithms.algorithm import Sum
+from wildflower.strategies.encodings import SumEncoding
 from wildflower.strategies.round_request import RoundResult
 from wildflower.strategies.secagg.keys import derive
 
@@ -43,15 +44,19 @@ class RoundRelease:
             before=before.metrics if before is not None else {},
         )
 
-    def require(self, number: int) -> None:
+    def require(self, number: int, encoding: SumEncoding | None) -> None:
         """Allow a round that its budget can pay.
+
+        Args:
+            number: Number of the round.
+            encoding: How updates would become residues, where devices add the noise.
 
         Raises:
             BudgetError: It would overspend; nobody was asked anything.
         """
         privacy = self.privacy(number)
         if privacy is not None:
-            StoredLedger(self.store).require(privacy.planned(self.now()), privacy.budget)
+            StoredLedger(self.store).require(privacy.planned(encoding, self.now()), privacy.budget)
 
     def taken(self, number: int) -> frozenset[str]:
         """Return the devices that must not be drawn into a round: their tree holds them already."""

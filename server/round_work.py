@@ -26,8 +26,14 @@ from wildflower.server.store import Store
 from wildflower.strategies import round as machine
 from wildflower.strategies.algorithms.fedavg import FedAvg
 from wildflower.strategies.arrays import GlobalModel, Layout, from_safetensors, to_safetensors
+from wildflower.strategies.encodings import SumEncoding
 from wildflower.strategies.errors import RoundAbortedError, SecAggError
-from wildflower.strategies.round_request import RoundRequest, RoundResult
+from wildflower.strategies.round_request import (
+    ROTATION,
+    RoundRequest,
+    RoundResult,
+    encoding_of,
+)
 from wildflower.strategies.secagg.graph import Adversary, Security
 from wildflower.strategies.secagg.grouped import Grouping, Rule
 
@@ -146,7 +152,7 @@ class RoundWork:
         return RoundRelease(tools.store, self.training, key, tools.now, tools.entropy)
 
     def _draw(self, number: int, quorum: int) -> Outcome:
-        self.releases.require(number)
+        self.releases.require(number, self._planned_encoding(number, quorum))
         drawn = self.tools.gathering.draw(
             quorum,
             self.number("join_s"),
@@ -158,6 +164,15 @@ class RoundWork:
             ),
         )
         return Outcome(machine.Drawn(tuple(drawn)))
+
+    def _planned_encoding(self, number: int, quorum: int) -> SumEncoding | None:
+        """Return how updates would become residues if the whole cohort came."""
+        privacy = self.releases.privacy(number)
+        if privacy is None or not privacy.distributed_noise:
+            return None
+        request = self._request(number, self._origin(number).digest, quorum)
+        clients = max(privacy.cohort, quorum)
+        return encoding_of(request, clients, bytes(ROTATION), evaluate_only=False)
 
     def _invite(self, cohort: tuple[str, ...]) -> Outcome:
         found = self.tools.gathering.gather(
@@ -245,7 +260,7 @@ class RoundWork:
         config: dict[str, float | int | str] = {"seed": int(self.number("seed"))}
         config |= {name: settings[key] for key, name in LOCAL_KEYS.items() if key in settings}
         if privacy is not None:
-            config |= privacy.claim
+            config |= privacy.config
         return RoundRequest(
             training=self.training.training_id,
             number=number,

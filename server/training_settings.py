@@ -3,7 +3,7 @@
     what is trained        epochs, batch_size, learning_rate, momentum, clip, seed
     with whom              quorum, cohort, selection, deadline_s, join_s, max_weight
     how updates are hidden protection, bits, corrupt, dropout, adversary, groups, rule
-    what the model hides   dp, dp_noise, dp_norm, dp_delta, dp_epsilon, dp_count
+    what the model hides   dp, dp_noise, dp_norm, dp_delta, dp_epsilon, dp_count, dp_examples
 
 `complete` is pure: it fills in the defaults and refuses what is unknown or out of range, by name.
 """
@@ -53,6 +53,7 @@ NUMBERS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
         "dp_delta": (1e-15, 0.1),
         "dp_epsilon": (0, 1e4),
         "dp_count": (1, 1e6),
+        "dp_examples": (1, 1e9),
     }
 )
 """Lowest and highest value of each number."""
@@ -64,7 +65,7 @@ CHOICES: Final[Mapping[str, tuple[Value, ...]]] = MappingProxyType(
         "adversary": ("curious", "semi-malicious"),
         "rule": ("median", "trimmed-mean"),
         "selection": ("all", "fixed", "poisson"),
-        "dp": ("none", "central", "central-adaptive", "distributed", "local", "ftrl"),
+        "dp": ("none", "central", "central-adaptive", "distributed", "local", "ftrl", "dpsgd"),
     }
 )
 """What may be chosen, the default first."""
@@ -91,11 +92,13 @@ DEFAULTS: Final[Mapping[str, Value]] = MappingProxyType(
         "dp_delta": 1e-5,
         "dp_epsilon": 0.0,
         "dp_count": 100.0,
+        "dp_examples": 100,
     }
 )
 """`cohort` 0 draws every device; `corrupt` and `dropout` are shares of the cohort; `dp_epsilon` 0
-is no budget; `dp_count` bounds each count that a device reports under differential privacy; `rule`
-is what grouped rounds make of their groups' means."""
+is no budget; `dp_count` bounds each count that a device reports under differential privacy, and
+`dp_examples` is the fewest that a device trains on by DP-SGD; `rule` is what grouped rounds make of
+their groups' means."""
 
 
 def complete(own: Mapping[str, Value], asked: Mapping[str, Value]) -> dict[str, Value]:
@@ -118,6 +121,13 @@ def complete(own: Mapping[str, Value], asked: Mapping[str, Value]) -> dict[str, 
             f"selection = {settings['selection']!r} draws a cohort, and cohort = 0 is everybody",
             hint="Set cohort to how many devices a round shall have.",
         )
+    if settings["dp"] == "dpsgd":
+        if missing := [key for key in ("epochs", "batch_size") if key not in settings]:
+            raise SettingsError(
+                f"dp = 'dpsgd' is accounted by its steps, and {' and '.join(missing)} are not set",
+                hint="Set epochs and batch_size, and dp_examples to the fewest of any device.",
+            )
+        settings["max_weight"] = 1.0  # a device's number of examples stays with it
     _require_together(settings)
     return settings
 

@@ -36,6 +36,11 @@ class SumEncoding(Protocol):
         ...
 
     @property
+    def min_cohort(self) -> int:
+        """Fewest updates in a sum: with fewer, a noise of many parts is too small."""
+        ...
+
+    @property
     def bits(self) -> int:
         """Width of a residue, 16 or 32."""
         ...

@@ -143,6 +143,11 @@ class Encoding:
         return cls(size, clip, max_weight, clients, named, bits)
 
     @property
+    def min_cohort(self) -> int:
+        """Fewest updates in a sum: one, for there is no noise."""
+        return 1
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the statistics."""
         return tuple(name for name, _ in self.statistics)

@@ -7,8 +7,15 @@ hold different examples, so the devices of a cohort do not add up: one example i
 """
 
 import math
+from dataclasses import dataclass
+from typing import Final
 
 from wildflower.strategies.dp.events import Gaussian, Sampling, Scheme
+
+NOISE: Final = "dp-sgd-noise"
+NORM: Final = "dp-sgd-norm"
+MODE: Final = "dp-sgd-mode"
+FEWEST: Final = "dp-sgd-examples"
 
 
 def event_of(noise: float, *, examples: int, batch_size: int, epochs: int) -> Gaussian:
@@ -30,3 +37,32 @@ def event_of(noise: float, *, examples: int, batch_size: int, epochs: int) -> Ga
     per_epoch = math.ceil(examples / batch_size)
     coins = Sampling(Scheme.POISSON, cohort=1, population=per_epoch)
     return Gaussian(noise, per_epoch * epochs, coins)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The DP-SGD that a server asks devices for.
+
+    Attributes:
+        noise: Noise multiplier.
+        norm: Largest L2 norm of one example's gradient.
+        fewest: Fewest examples of a device; one with fewer refuses.
+        batch_size: Of the local training.
+        epochs: Of the local training.
+    """
+
+    noise: float
+    norm: float
+    fewest: int
+    batch_size: int
+    epochs: int
+
+    def to_config(self) -> dict[str, float]:
+        """Return the entries of a round's config that ask for it."""
+        return {NOISE: self.noise, NORM: self.norm, FEWEST: float(self.fewest)}
+
+    def event(self) -> Gaussian:
+        """Return what one answer releases of an example, at most."""
+        return event_of(
+            self.noise, examples=self.fewest, batch_size=self.batch_size, epochs=self.epochs
+        )

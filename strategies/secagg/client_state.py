@@ -87,8 +87,12 @@ class State:
 
     @property
     def needed(self) -> int:
-        """Fewest share holders (neighbours and the client itself) with which it goes on."""
-        own = self.smallest if self.params.is_complete else 0
+        """Fewest share holders (neighbours and the client itself) with which it goes on.
+
+        Where it sees the whole cohort, not fewer than its policy or the encoding's noise need.
+        """
+        own = max(self.smallest, self.params.encoding.min_cohort)
+        own = own if self.params.is_complete else 0
         return max(self.params.threshold, own)
 
     def to_bytes(self) -> bytes:

@@ -154,7 +154,7 @@ def make_answer(
     ]
     unsealed = SealedSeeds(
         identity.device_id,
-        max(SMALLEST, smallest),
+        max(SMALLEST, smallest, params.encoding.min_cohort),
         keys.public_key(private),
         (),
         identity.certificate_der,

@@ -1,6 +1,7 @@
 """Rounds with differential privacy: what is written down, what noise there is, what is refused."""
 
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,30 @@ def test_how_a_cohort_is_drawn_decides_how_it_is_accounted() -> None:
     assert fixed.sampling == Sampling(Scheme.WITHOUT_REPLACEMENT, 100, 1000)
     assert fixed.total.relation is Relation.REPLACE
     assert privacy().sampling == Sampling()
+    assert privacy(dp="local").total.relation is Relation.REPLACE
+
+
+def test_dp_sgd_hides_examples_and_is_accounted_by_its_steps() -> None:
+    asked: Settings = {"dp": "dpsgd", "epochs": 2.0, "batch_size": 16.0, "dp_examples": 64.0}
+    one = privacy(**asked)
+    assert (one.rule, one.total.unit) == (None, Unit.EXAMPLE)
+    assert one.config == {
+        "dp-sgd-noise": 1.0,
+        "dp-sgd-norm": 1.0,
+        "dp-sgd-examples": 64.0,
+    }
+    entry = one.entry(0, 5, None, datetime(2026, 1, 1, tzinfo=UTC))
+    assert entry.event == Gaussian(1.0, 8, Sampling(Scheme.POISSON, 1, 4))
+    with pytest.raises(SettingsError, match="epochs and batch_size are not set"):
+        complete({}, {"dp": "dpsgd"})
+
+
+def test_a_round_is_planned_as_it_will_be_accounted(world: World) -> None:
+    settings: Settings = {"dp": "distributed", "dp_noise": 1.0, "dp_epsilon": 4.6}
+    (one,) = train(world, 1, settings)
+    assert one.phase == "aborted"  # by the Skellam bound 4.73; a Gaussian of that noise costs 4.38
+    assert "would bring epsilon per device to 4." in one.reason
+    assert one.cohort == ()
 
 
 def test_only_counts_of_the_evaluation_leave_a_device() -> None:
