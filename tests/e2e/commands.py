@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ def run(words: str, *arguments: str, timeout_s: float = 240.0) -> dict[str, Any]
     schema = json.loads((SCHEMAS / f"{words.replace(' ', '-')}.json").read_text())
     jsonschema.validate(answer, schema)
     return answer
+
+
+def await_connected(devices: int, *server: str) -> None:
+    """Wait until so many agents have come back; how soon depends on the machine's load."""
+    for _ in range(120):
+        if sum(each["connected"] for each in run("fleet ls", *server)["devices"]) == devices:
+            return
+        time.sleep(1)
+    raise AssertionError(f"{devices} devices were never connected")
 
 
 def processes_of(place: Path) -> list[int]:

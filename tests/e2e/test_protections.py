@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.e2e.commands import ROOT, processes_of, run
+from tests.e2e.commands import ROOT, await_connected, processes_of, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TASK = ROOT / "examples" / "own-task" / "task.py"
@@ -78,6 +78,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             listen = f"127.0.0.1:{port}"
             stack.enter_context(running(name, "run", "--dir", str(where), "--listen", listen))
         run("local kill", "server", "--restart", "--dir", str(fleet))
+        await_connected(DEVICES, "--dir", str(fleet / "server"))
         yield fleet / "server"
         run("local down", "--dir", str(fleet))
     assert processes_of(fleet) == []

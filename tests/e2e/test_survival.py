@@ -3,11 +3,10 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from tests.e2e.commands import ROOT, processes_of, run, wildflower
+from tests.e2e.commands import ROOT, await_connected, processes_of, run, wildflower
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TASK = ROOT / "examples" / "own-task" / "task.py"
@@ -26,15 +25,6 @@ def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"{text!r} was never told")
-
-
-def await_connected(devices: int, *server: str) -> None:
-    """Wait until so many agents have come back; how soon depends on the machine's load."""
-    for _ in range(120):
-        if sum(each["connected"] for each in run("fleet ls", *server)["devices"]) == devices:
-            return
-        time.sleep(1)
-    raise AssertionError(f"{devices} devices were never connected")
 
 
 def test_agents_come_back_by_themselves_when_the_server_is_killed(tmp_path: Path) -> None:
