@@ -33,6 +33,10 @@ class Policy:
         max_epsilon_per_month: Largest epsilon that its answers of 30 days may amount to; 0 for no
             limit. With one, an answer that is not differentially private does not leave.
         unit: What the epsilon protects: "device" (all its data) or "example" (each of them).
+        scrub_s: How often everything that is installed is read and compared with what was signed;
+            0 for only when the agent begins.
+        pinned_recall: "obey": a signed order takes back a release that is pinned here too; "keep":
+            it stays, and the server is told.
         delta: At which the epsilon is told; the device's own, because a server's would be a way
             around the limit.
     """
@@ -81,6 +85,18 @@ class Policy:
         "a number in [1e-15, 0.01]",
         lambda v: 1e-15 <= v <= 0.01,
         about="The delta at which that epsilon is told",
+    )
+    pinned_recall: str = setting(
+        "obey",
+        '"obey" or "keep"',
+        ("obey", "keep").__contains__,
+        about="What to do when a pinned release is ordered back; it is reported either way",
+    )
+    scrub_s: float = setting(
+        86_400.0,
+        "seconds in [1, 31536000], 0 for only at the agent's start",
+        lambda v: v == 0 or 1 <= v <= 31_536_000,
+        about="How often what is installed is compared with what was signed",
     )
 
 

@@ -5,6 +5,7 @@ an update owes. What a source was refused for becomes a report of its own, once.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from typing import Protocol
 
 from wildflower.client.config import AgentConfig
 from wildflower.client.fetcher import Fetcher, Releases, running_artifact
+from wildflower.client.gate import Gate
 from wildflower.client.groups import find_group
 from wildflower.client.health import Watcher
 from wildflower.client.policy import Policy
+from wildflower.client.scrub import SETTLED, Scrub
 from wildflower.ota import canonical
 from wildflower.ota.device import decision, shell
 from wildflower.ota.device.decision import Standing
@@ -58,6 +61,7 @@ class Updates:
         told: How many of the repository's refusals are in the journal.
         damaged: Digest of the running release if it is not what was signed any more; else "".
         group: The devices that share its artifact; "" until the repository has told.
+        gate: What keeps new releases out: the owner, and applications that hold.
     """
 
     config: AgentConfig
@@ -71,10 +75,13 @@ class Updates:
     told: int = 0
     damaged: str = ""
     group: str = ""
+    gate: Gate = field(init=False)
     _watcher: Watcher = field(init=False)
+    _scrub_at_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Make what looks after releases on probation; it remembers its last look."""
+        """Make what looks after releases on probation, and the gate; they remember."""
+        self.gate = Gate(self.config.directory, self.slots)
         self._watcher = Watcher(
             config=self.config,
             journal=self.journal,
@@ -99,12 +106,23 @@ class Updates:
         self.journal.set_fact("ended", "")
         fetcher = self._fetcher()
         try:
-            if was_clean:
-                shell.resume(self.journal, fetcher.run)
+            if was_clean or (under_way and self.gate.obstacle(under_way.digest)):
+                shell.resume(self.journal, self.gate.around(fetcher.run))
             else:
-                shell.wake(self.journal, fetcher.run, fetcher.received())
+                shell.wake(self.journal, self.gate.around(fetcher.run), fetcher.received())
         except PostponedError:
             log.info("an update is under way and waits")
+
+    def go_on(self) -> None:
+        """Go on with what waited for an application, if it waits no more.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken.
+        """
+        try:
+            shell.resume(self.journal, self.gate.around(self._fetcher().run))
+        except PostponedError:
+            log.debug("the update waits: %s", "; ".join(self.gate.waiting))
 
     def end(self) -> None:
         """Remember that the agent ended because it was told to, which counts against no update."""
@@ -119,14 +137,15 @@ class Updates:
             StorageError: The disk is full, read-only or broken.
         """
         try:
+            self._scrub_if_due()
             self._look()
-        except PostponedError:
-            log.info("the update waits")
+        except PostponedError as error:
+            log.info("the update waits: %s", error)
         finally:
             self.queue_refusals()
 
     def _look(self) -> None:
-        run = self._fetcher().run
+        run = self.gate.around(self._fetcher().run)
         try:
             document = self._document()
         except (FetchError, RefusedError):
@@ -158,10 +177,14 @@ class Updates:
         if document is None:
             return None
         if decision.cannot_go_back(document, standing, now):
-            self._tell_stuck(document)
+            reason = "ordered back, but there is no earlier release to go back to"
+            self._tell_order(document, "stuck", reason)
         if order := decision.recall(document, standing, now):
-            return order
-        if why := decision.obstacle(document, standing, now):
+            if not self.gate.keeps(document.release, self.policy):
+                return order
+            self._tell_order(document, "kept", "ordered back, but pinned by the device's owner")
+        why = decision.obstacle(document, standing, now) or self.gate.obstacle(document.release)
+        if why:
             log.debug("no update: %s", why)
             return None
         release = self.releases.release(
@@ -197,13 +220,14 @@ class Updates:
                 log.warning("refused: %s", reason)
             self.told += 1
 
-    def _tell_stuck(self, document: RolloutDocument) -> None:
+    def _tell_order(self, document: RolloutDocument, key: str, reason: str) -> None:
+        """Report, once, that an order is not followed."""
         self._queue(
-            f"stuck/{document.rollout}",
+            f"{key}/{document.rollout}",
             Outcome.FAILED,
             rollout=document.rollout,
             release=document.release,
-            reason="ordered back, but there is no earlier release to go back to",
+            reason=reason,
         )
 
     def _queue(
@@ -221,12 +245,38 @@ class Updates:
 
     def _examine(self) -> None:
         """Look whether what runs is still what was signed; if not it is installed again."""
-        running = self.slots.running()
-        manifest = self.slots.manifest(running)
-        is_good = manifest is not None and self.slots.is_complete(manifest)
-        self.damaged = "" if is_good else running
-        if self.damaged:
-            log.error("the running release is damaged; it is installed again when it can be had")
+        scrub = self._scrub()
+        self.damaged = scrub.running_damage()
+        if not self.damaged:
+            return
+        log.error("the running release is damaged; it is installed again when it can be had")
+        reason = "the running release is not what was signed any more"
+        if self.journal.load().phase in SETTLED and scrub.step_back(self.damaged):
+            self._tell_damage(f"{reason}; the one before it runs until it is installed again")
+            self.damaged = ""
+        else:
+            self._tell_damage(reason)
+
+    def _scrub_if_due(self) -> None:
+        """Compare all that is installed with what was signed: at the first look, then at times."""
+        now_s = self.steady()
+        if now_s < self._scrub_at_s:
+            return
+        self._scrub_at_s = now_s + self.policy.scrub_s if self.policy.scrub_s else math.inf
+        self._examine()
+        if self.journal.load().phase in SETTLED and (told := self._scrub().mend_previous()):
+            log.warning("%s", told)
+            self._tell_damage(told)
+
+    def _tell_damage(self, reason: str) -> None:
+        """Queue a report of damage, once a day for one and the same."""
+        about = canonical.digest(f"{self.slots.running()} {self.damaged} {reason}".encode())[:16]
+        key = f"damage/{about}/{canonical.to_time(self.now())[:10]}"
+        self._queue(key, Outcome.FAILED, rollout="", release=self.damaged, reason=reason)
+
+    def _scrub(self) -> Scrub:
+        downloads = self.config.directory / "downloads"
+        return Scrub(self.slots, self.releases, downloads, self.should_stop)
 
     def _fetcher(self) -> Fetcher:
         return Fetcher(
