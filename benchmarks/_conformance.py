@@ -14,10 +14,20 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests import conformance_online, conformance_roots, conformance_targets
+from tests import (
+    conformance_delegations,
+    conformance_online,
+    conformance_roots,
+    conformance_targets,
+)
 from tests.conformance_bench import Case, as_process, bench, in_process
 
-CASES = [*conformance_roots.CASES, *conformance_online.CASES, *conformance_targets.CASES]
+CASES = [
+    *conformance_roots.CASES,
+    *conformance_online.CASES,
+    *conformance_delegations.CASES,
+    *conformance_targets.CASES,
+]
 
 
 def play_all(*, processes: bool = False) -> tuple[int, int, list[str]]:

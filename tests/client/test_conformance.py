@@ -13,12 +13,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests import conformance_online, conformance_roots, conformance_targets
+from tests import (
+    conformance_delegations,
+    conformance_online,
+    conformance_roots,
+    conformance_targets,
+)
 from tests.conformance_bench import Case, as_process, bench, in_process
 
 from wildflower.client import conformance
 
-CASES = [*conformance_roots.CASES, *conformance_online.CASES, *conformance_targets.CASES]
+CASES = [
+    *conformance_roots.CASES,
+    *conformance_online.CASES,
+    *conformance_delegations.CASES,
+    *conformance_targets.CASES,
+]
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
