@@ -17,10 +17,11 @@ from wildflower.client.spool import Spool
 from wildflower.ota.device import probation
 from wildflower.ota.device.effects import Watch
 from wildflower.ota.device.journal import Journal
-from wildflower.ota.device.machine import Done, Event
+from wildflower.ota.device.machine import Abandoned, Done, Event
 from wildflower.ota.device.program import run_program
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FormatError, PostponedError, ProgramError
+from wildflower.ota.release.manifest import Release
 
 if TYPE_CHECKING:
     from wildflower.ota.observe.summary import Summary
@@ -75,7 +76,13 @@ class Watcher:
         )
         if event is None:
             raise PostponedError(f"on probation: {healthy_s:.0f} of {budget.probation_s} s healthy")
+        if event == Done() and not self._is_whole(effect.release):
+            return Abandoned("on probation: what runs is not what was signed any more")
         return event
+
+    def _is_whole(self, release: Release) -> bool:
+        """Whether it is still the release that ran, every byte of it."""
+        return self.slots.running() == release.digest and self.slots.is_complete(release)
 
     def _seconds(self, attempt: int) -> float:
         """Return the healthy seconds that the journal knows of an attempt."""
@@ -96,9 +103,6 @@ class Watcher:
 
     def _ailment(self, effect: Watch) -> str:
         """Return what is wrong with the release on this device; "" for nothing."""
-        digest = effect.release.digest
-        if self.slots.running() != digest or not self.slots.is_complete(effect.release):
-            return "what runs is not what was signed any more"
         artifact = effect.release.artifact.digest
         return self._checked(effect) or recorded_ailment(self.config, artifact, effect.since)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.client_fakes import FakeServer, today
+from tests.client_fakes import LONG_AGO, FakeServer, today
+from tests.device_fakes import Bundle, bundle
 
 from wildflower.client.config import load_config
 from wildflower.client.identity import Identity
@@ -26,6 +27,7 @@ class Kit:
     Attributes:
         directory: Where it lives.
         late: How much later its clock is than the real one.
+        steady_s: What the clock says that nobody can set.
         stopped: Whether it is told to end.
         changes: What to change in its settings.
         policy: What its owner allows.
@@ -33,6 +35,7 @@ class Kit:
 
     directory: Path
     late: timedelta = timedelta()
+    steady_s: float = 0.0
     stopped: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=lambda: Policy(release=("auto", "approved")))
@@ -74,6 +77,7 @@ class Kit:
                 releases=releases,
                 now=self.now,
                 should_stop=lambda: self.stopped,
+                steady=lambda: self.steady_s,
             )
         finally:
             journal.close()
@@ -95,6 +99,15 @@ class Kit:
             return [(entry.outcome.value, entry.reason) for entry in journal.reports()]
         finally:
             journal.close()
+
+
+def offer(server: FakeServer, order: int, *, role: str = "auto", **changes: Any) -> Bundle:
+    """Publish a release and roll it out to everybody."""
+    one = bundle(order, scale=float(order), **({"not_before": LONG_AGO} | changes))
+    server.releases.publish(one, role=role)
+    path = f"models/{role}/{one.release.target_group}/{order}.json"
+    server.releases.roll_out(one, release_path=path)
+    return one
 
 
 def blobs_asked(server: FakeServer) -> int:

@@ -198,8 +198,8 @@ class Switched:
 
 
 @dataclass(frozen=True, slots=True)
-class Overdue:
-    """The release's probation could not be decided in time; nothing says that it is bad."""
+class Abandoned:
+    """The release's probation ends without a verdict: nothing says that it is bad."""
 
     reason: str
 
@@ -235,7 +235,7 @@ class Woke:
 
 
 Outside = Offered | Recalled | Paused | Resumed | Withdrawn
-Event = Outside | Done | Switched | Overdue | Failed | Woke
+Event = Outside | Done | Switched | Abandoned | Failed | Woke
 
 
 _UNDECIDED: Final[Mapping[type[Event], Phase]] = {
@@ -257,7 +257,7 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[type[Event], Phase]]] = {
     Phase.PROBATION: {
         Done: Phase.COMMITTED,
         Failed: Phase.QUARANTINED,
-        Overdue: Phase.ROLLED_BACK,
+        Abandoned: Phase.ROLLED_BACK,
         Recalled: Phase.ROLLED_BACK,
     },
     Phase.COMMITTED: {Done: Phase.REPORTED},
@@ -294,7 +294,7 @@ def step(state: State, event: Event) -> State:
 
 
 def _moved(
-    state: State, target: Phase, event: Outside | Done | Switched | Overdue | Failed
+    state: State, target: Phase, event: Outside | Done | Switched | Abandoned | Failed
 ) -> State:
     moved = replace(state, phase=target, wakes=0)
     match event:
@@ -308,7 +308,7 @@ def _moved(
             return replace(moved, outcome=outcome, reason=reason[:MAX_REASON])
         case Switched(at):
             return replace(moved, since=at)
-        case Overdue(reason):
+        case Abandoned(reason):
             return replace(moved, outcome=Outcome.FAILED, reason=reason[:MAX_REASON])
         case Done() if state.phase is Phase.COMMITTED:
             return replace(moved, outcome=Outcome.COMMITTED)

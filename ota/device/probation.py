@@ -9,7 +9,7 @@ was never able to look is no different from one that the release took down.
 from datetime import datetime, timedelta
 from typing import Final
 
-from wildflower.ota.device.machine import Done, Event, Failed, Overdue
+from wildflower.ota.device.machine import Done, Event, Failed, Abandoned
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.release.manifest import TrialBudget
 
@@ -37,7 +37,7 @@ def decide(
         return Done()
     if now >= deadline(budget, since):
         told = f"{healthy_s:.0f} healthy seconds, expected {budget.probation_s}"
-        return Overdue(f"no decision on probation in time: found {told}")
+        return Abandoned(f"no decision on probation in time: found {told}")
     return None
 
 

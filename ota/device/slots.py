@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -115,15 +116,36 @@ class Slots:
 
     def is_complete(self, release: Release) -> bool:
         """Whether the slot holds every file of the release, byte for byte."""
-        slot = self.path(release.digest)
         if self.manifest(release.digest) != release:
             return False
+        return all(self.holds(release, entry) for entry in release.files)
+
+    def holds(self, release: Release, entry: FileEntry) -> bool:
+        """Whether the slot holds one file of the release, byte for byte."""
         try:
-            for entry in release.files:
-                check_file(slot / entry.name, entry)
+            check_file(self.path(release.digest) / entry.name, entry)
         except (RefusedError, OSError):
             return False
         return True
+
+    def mend(self, release: Release, entry: FileEntry, fresh: Path) -> None:
+        """Put a file in the place of a damaged one, by rename; repeating it changes nothing.
+
+        Raises:
+            RefusedError: `fresh` is not what the manifest says.
+            StorageError: The disk is full, read-only or broken.
+        """
+        check_file(fresh, entry)
+        target = self.path(release.digest) / entry.name
+        beside = target.with_name(f".{entry.name}.new")
+        try:
+            shutil.copyfile(fresh, beside)
+            beside.chmod(0o444)
+            _sync(beside)
+            beside.replace(target)
+            _sync(target.parent)
+        except OSError as error:
+            raise storage_error(error, target.parent) from error
 
     def switch(self, release: str) -> None:
         """Make a complete slot the one that runs; repeating it changes nothing.
@@ -172,6 +194,8 @@ class Slots:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+        with suppress(OSError):  # or a power cut brings them back
+            _sync(self.root)
         return sorted(path.name for path in removed)
 
     def _kept(self) -> set[str]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client_fakes import LONG_AGO, FakeServer, today
+from tests.client_fakes import FakeServer, today
 from tests.device_fakes import Bundle, bundle, golden_of
 from tests.slots_fakes import scaling_model
-from tests.update_fakes import Kit, blobs_asked
+from tests.update_fakes import Kit, blobs_asked, offer
 
 from wildflower.client.errors import ConfigError
 from wildflower.client.fetcher import Fetcher
@@ -38,15 +38,6 @@ def server(tmp_path: Path) -> Iterator[FakeServer]:
 @pytest.fixture
 def kit(server: FakeServer, tmp_path: Path) -> Kit:
     return Kit(server.enrol(tmp_path / "device"))
-
-
-def offer(server: FakeServer, order: int, *, role: str = "auto", **changes: Any) -> Bundle:
-    """Publish a release and roll it out to everybody."""
-    one = bundle(order, scale=float(order), **({"not_before": LONG_AGO} | changes))
-    server.releases.publish(one, role=role)
-    path = f"models/{role}/{one.release.target_group}/{order}.json"
-    server.releases.roll_out(one, release_path=path)
-    return one
 
 
 def bad(server: FakeServer, order: int) -> Bundle:
@@ -410,9 +401,10 @@ def test_a_running_release_that_the_disk_has_changed_is_installed_again(
     kit.look()
     assert "running release is damaged" in caplog.text
     assert Slots(kit.directory / "slots").is_complete(one.release)
-    assert [outcome for outcome, _ in kit.told()] == ["committed", "committed"]
+    damage = ("failed", "the running release is not what was signed any more")
+    assert kit.told() == [("committed", ""), damage, ("committed", "")]
     kit.look()
-    assert len(kit.told()) == 2
+    assert len(kit.told()) == 3
 
 
 class PowerCutError(BaseException):
@@ -437,11 +429,12 @@ def cut(monkeypatch: pytest.MonkeyPatch, number: int, *, after: bool) -> list[st
     return begun
 
 
-ORDER = ["Qualify", "Fetch", "Verify", "Stage", "Confirm", "Try", "Commit", "Report"]
+PREPARE = ["Qualify", "Fetch", "Verify", "Stage", "Confirm"]
+ORDER = [*PREPARE, "Try", "Switch", "Watch", "Commit", "Report"]
 
 
-SAMPLE = [(2, False), (4, True), (6, True), (7, True), (8, True)]
-REST = [(n, after) for n in range(1, 9) for after in (False, True) if (n, after) not in SAMPLE]
+SAMPLE = [(2, False), (4, True), (6, True), (7, True), (9, True), (10, True)]
+REST = [(n, after) for n in range(1, 11) for after in (False, True) if (n, after) not in SAMPLE]
 CUTS = [*SAMPLE, *(pytest.param(*point, marks=pytest.mark.slow) for point in REST)]
 
 

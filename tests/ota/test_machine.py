@@ -37,7 +37,7 @@ from wildflower.ota.device.machine import (
     Event,
     Failed,
     Offered,
-    Overdue,
+    Abandoned,
     Paused,
     Phase,
     Recalled,
@@ -59,7 +59,7 @@ EVENTS: list[Event] = [
     Recalled(OLD, "back"),
     Done(),
     Switched(NOON),
-    Overdue("too late"),
+    Abandoned("too late"),
     WHY,
     Paused(),
     Resumed(),
@@ -194,7 +194,7 @@ SCENARIOS: dict[str, tuple[Device, list[Effect]]] = {
         ],
     ),
     "its probation is not decided in time": (
-        Device({Watch: Overdue("too late")}),
+        Device({Watch: Abandoned("too late")}),
         [*PREPARE, *PROVE, RollBack(NEW), told(Outcome.FAILED, "too late")],
     ),
     "ordered back": (
