@@ -154,7 +154,7 @@ class _School:
 
 SCHOOLS: Final = (
     _School(Pictures(), 10, 0.03, {"cnn-small": 0.002, "cnn-large": 0.02}),
-    _School(Letters(), 2, 0.1, {"lm-small": 0.002, "lm-large": 0.02}),
+    _School(Letters(), 2, 0.1, {"lm": 0.002, "lm-large": 0.02}),
 )
 
 

@@ -59,6 +59,7 @@ class Measured:
         hold: That the gates let pass; None if none did.
         aware: Delta to the followed release.
         aware_quality: Of that release.
+        noise: By how much the two qualities' agreements may differ by chance.
         coded: Delta to the coded fp32 release.
         coded_quality: Of that release.
         lossless: Delta between the fp32 models.
@@ -74,6 +75,7 @@ class Measured:
     hold: float | None
     aware: float
     aware_quality: Quality
+    noise: float
     coded: float
     coded_quality: Quality
     lossless: float
@@ -98,7 +100,9 @@ def measure(pair: Pair) -> Measured:
         return follow(base, builds[1], masters[1], rules=Rules(hold), limit=LIMIT)
 
     naive_quality = judge.quality(builds[1])
-    hold = largest_hold(lambda one: _passes(judge.quality(followed(one)), naive_quality), HOLDS)
+    hold = largest_hold(
+        lambda one: _passes(judge.quality(followed(one)), naive_quality, pair.targets.size), HOLDS
+    )
     release = followed(hold) if hold is not None else builds[1]
     coded = coded_release(pair.before, pair.after, regions(pair.before), regions(pair.after))
     deltas = [
@@ -117,6 +121,7 @@ def measure(pair: Pair) -> Measured:
         hold=hold,
         aware=aware / whole,
         aware_quality=judge.quality(release),
+        noise=noise(judge.quality(release), naive_quality, pair.targets.size),
         coded=by_steps / whole_fp32,
         coded_quality=judge.quality(coded.data),
         lossless=lossless / whole_fp32,
@@ -130,19 +135,15 @@ def figures(pairs: Iterable[Pair]) -> tuple[dict[str, float], list[tuple[str, st
     """Return the figures of all pairs, and a row for each."""
     found = [measure(pair) for pair in pairs]
     ratios = [one.naive / one.bsdiff for one in found]
-    names = {"lm": "lm-", "cnn_small": "cnn-small", "cnn_large": "cnn-large"}
-    aware = {
-        f"aware_delta_fraction_{key}": max(one.aware for one in found if one.name.startswith(name))
-        for key, name in names.items()
-        if any(one.name.startswith(name) for one in found)
-    }
-    margins = [one.aware_quality.agreement - one.naive_quality.agreement for one in found]
+    aware = {f"aware_delta_fraction_{one.name.replace('-', '_')}": one.aware for one in found}
+    margins = {one.aware_quality.agreement - one.naive_quality.agreement: one for one in found}
     values = {
         "int8_delta_vs_bsdiff4_max": max(ratios),
         "int8_delta_vs_bsdiff4_mean": sum(ratios) / len(ratios),
         **aware,
         "aware_nll_change": max(one.loss_change for one in found),
         "aware_agreement_over_naive": min(margins),
+        "aware_agreement_noise": margins[min(margins)].noise,
         "fp32_release_fraction": max(one.coded for one in found),
         "fp32_release_agreement": min(one.coded_quality.agreement for one in found),
         "lossless_fp32_fraction": max(one.lossless for one in found),
@@ -164,8 +165,18 @@ def _row(one: Measured) -> str:
     )
 
 
-def _passes(found: Quality, naive: Quality) -> bool:
-    return found.loss <= (1 + NLL_SLACK) * naive.loss and found.agreement >= naive.agreement
+def _passes(found: Quality, naive: Quality, answers: int) -> bool:
+    is_near = found.loss <= (1 + NLL_SLACK) * naive.loss
+    return is_near and found.agreement >= naive.agreement - noise(found, naive, answers)
+
+
+def noise(left: Quality, right: Quality, answers: int) -> float:
+    """Return by how much two equally good builds' agreements may differ: two standard errors.
+
+    Which close calls a rounding tips is chance, and two builds tip different ones.
+    """
+    missed = max(1 - (left.agreement + right.agreement) / 2, 1 / answers)
+    return float(2 * np.sqrt(2 * missed / answers))
 
 
 class _Judge:

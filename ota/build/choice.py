@@ -51,11 +51,12 @@ class Tolerance:
 
     Attributes:
         loss: Relative to the naive build's loss.
-        agreement: In shares of rows.
+        agreement: In shares of rows. Two equally good builds tip different close calls: at
+            98.6 per cent on 250 rows their difference has a standard error of 0.01.
     """
 
     loss: float = 0.05
-    agreement: float = 0.0
+    agreement: float = 0.01
 
     def allows(self, found: Quality, naive: Quality) -> bool:
         """Whether a build of one quality may go out in place of the naive one."""

@@ -203,7 +203,8 @@ def test_another_architecture_goes_out_by_its_own_build(rounds: list[Round]) -> 
     [
         (Quality(1.05, 0.98), True),
         (Quality(1.06, 0.98), False),
-        (Quality(0.5, 0.97), False),
+        (Quality(0.5, 0.975), True),
+        (Quality(0.5, 0.965), False),
         (Quality(0.5, 0.99), True),
     ],
 )
