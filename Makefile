@@ -1,6 +1,6 @@
 PY ?= python3
 BIN := .venv/bin
-CORES := strategies/arrays.py,strategies/algorithms/*,strategies/fixed_point.py,strategies/guards.py,strategies/round.py,strategies/secagg/client.py,strategies/secagg/client_state.py,strategies/secagg/fields.py,strategies/secagg/graph.py,strategies/secagg/keys.py,strategies/secagg/masking.py,strategies/secagg/messages.py,strategies/secagg/server.py,strategies/secagg/shamir.py,ota/build/gates.py,ota/build/line.py,ota/device/decision.py,ota/device/machine.py,ota/device/profile.py,ota/observe/baseline.py,ota/observe/summary.py,ota/release/manifest.py,ota/rollout/*
+CORES := strategies/algorithms/*,strategies/arrays.py,strategies/combine.py,strategies/dp/*,strategies/encodings.py,strategies/fixed_point.py,strategies/guards.py,strategies/he/messages.py,strategies/he/packing.py,strategies/he/trust.py,strategies/keystream.py,strategies/ledger.py,strategies/option.py,strategies/options.py,strategies/round.py,strategies/secagg/client.py,strategies/secagg/client_state.py,strategies/secagg/fields.py,strategies/secagg/graph.py,strategies/secagg/grouped.py,strategies/secagg/helper.py,strategies/secagg/keys.py,strategies/secagg/masking.py,strategies/secagg/messages.py,strategies/secagg/one_shot.py,strategies/secagg/one_shot_keys.py,strategies/secagg/one_shot_messages.py,strategies/secagg/server.py,strategies/secagg/shamir.py,ota/build/gates.py,ota/build/line.py,ota/delta/*,ota/device/decision.py,ota/device/machine.py,ota/device/profile.py,ota/observe/baseline.py,ota/observe/summary.py,ota/release/manifest.py,ota/rollout/*,server/round_privacy.py
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow coverage check fmt goldens bench docs clean
@@ -19,7 +19,7 @@ demo: venv  ## the whole loop on this machine, in .demo
 
 test: venv  ## the ordinary suite; holds the cores at 100 % branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/pytest -q --cov --cov-report= -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-report= -m "not slow"
 	$(BIN)/coverage report --include='$(CORES)' --fail-under=100
 
 test-slow: venv  ## the slow suite; SAMPLE=seconds draws a sample that fits
@@ -27,7 +27,7 @@ test-slow: venv  ## the slow suite; SAMPLE=seconds draws a sample that fits
 
 coverage: venv  ## both suites, child processes too; holds the whole at 95 %
 	$(BIN)/coverage erase
-	COVERAGE_PATCH=subprocess $(BIN)/pytest -q --cov --cov-report=
+	COVERAGE_PATCH=subprocess $(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report --fail-under=95
 
 check: venv  ## format, lint, types, import contracts, doctests
