@@ -123,6 +123,39 @@ def test_following_twice_gives_the_same_bytes(rounds: list[Round]) -> None:
     assert follow(base, rounds[1]) == follow(base, rounds[1])
 
 
+class Placed(nn.Module):
+    """A network with weights that the quantiser treats like activations, or leaves alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.places = nn.Parameter(torch.randn(3, 8, 8))
+        self.powers = nn.Parameter(torch.rand(192) + 1)
+        self.head = nn.Linear(192, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(torch.pow((x + self.places).flatten(1).abs(), self.powers))
+        return found
+
+
+def test_every_kind_of_weight_moves_with_the_model() -> None:
+    model = Placed()
+    before = built(model)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(1.03)
+    after = built(model)
+    base = followed.first(before.naive, before.master, limit=LIMIT)
+    release = follow(base, after)
+    old, new = after.tensors(base), after.tensors(release)
+    assert {"places_quantized", "powers"} <= new.keys()
+    assert all(not np.array_equal(old[name], new[name]) for name in ("places_quantized", "powers"))
+    assert new["powers"] == pytest.approx(after.tensors(after.master)["powers"], rel=0.01)
+    exact = answers(after.master)
+    stale = np.abs(answers(base) - exact).mean()
+    assert np.abs(answers(release) - exact).mean() < 0.5 * stale
+
+
 def test_another_architecture_is_not_followed(rounds: list[Round]) -> None:
     other = built(network(width=16))
     with pytest.raises(QuantiseError) as caught:
