@@ -160,9 +160,17 @@ def alone(directory: Path) -> Iterator[None]:
     """Hold the directory against a second agent.
 
     Raises:
-        AgentError: One runs there already.
+        AgentError: One runs there already, or the directory cannot be locked.
     """
-    with (directory / ".lock").open("a") as lock:
+    path = directory / ".lock"
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise AgentError(
+            f"{path} cannot be opened: {error.strerror}",
+            hint="Is the disk full or read-only? What runs goes on running.",
+        ) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

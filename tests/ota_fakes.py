@@ -16,7 +16,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import unquote
 
 import httpx
@@ -203,6 +203,14 @@ class _QuietServer(ThreadingHTTPServer):
         """Say nothing: clients here are expected to hang up."""
 
 
+class Readable(Protocol):
+    """What a server can serve."""
+
+    def read(self, path: str) -> bytes | None:
+        """Return what a static server would answer; None for 404."""
+        ...
+
+
 class FaultServer:
     """Serves an origin with faults, as a context manager.
 
@@ -213,7 +221,7 @@ class FaultServer:
         served: Bytes of blobs that were sent.
     """
 
-    def __init__(self, origin: Origin, **faults: Any) -> None:
+    def __init__(self, origin: Readable, **faults: Any) -> None:
         self.origin = origin
         self.faults = Faults(**faults)
         self.asked: list[tuple[str, str]] = []

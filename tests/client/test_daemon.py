@@ -168,6 +168,12 @@ def test_the_end_is_in_order_in_this_process_too(server: FakeServer, directory: 
         pass  # the lock was given back
 
 
+def test_a_directory_that_cannot_be_locked_is_told(directory: Path) -> None:
+    (directory / ".lock").mkdir()
+    with pytest.raises(AgentError, match="cannot be opened: Is a directory"), alone(directory):
+        pass
+
+
 def test_what_the_agent_does_not_expect_ends_it_with_the_error(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

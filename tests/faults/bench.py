@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 from tests.client_fakes import LONG_AGO, FakeServer, Releases, today
 from tests.device_fakes import Bundle, bundle, golden_of
 from tests.faults.strace import Call, Fault, read_log, traced
-from tests.ota_fakes import FaultServer
+from tests.ota_fakes import Faults, FaultServer
 from tests.slots_fakes import scaling_model
 
 from wildflower.ota.device.journal import Journal
@@ -189,6 +189,12 @@ class Bench:
     def trace(self, device: Path, fault: Fault | None = None) -> Ended:
         """Switch a device on for one look, traced, with a fault."""
         return self.devices.run(self.order(device), self.place / "log", fault)
+
+    def clear_up(self) -> None:
+        """Let the server do nothing wrong any more, and remove all copies."""
+        self.shelf.before, self.server.faults = (lambda _: None), Faults()
+        for path in self.place.glob("d[0-9]*"):
+            shutil.rmtree(path)
 
     def later(self, device: Path) -> Ended:
         """Switch a device on when it has forgiven what went wrong."""

@@ -1,7 +1,8 @@
 """The crash matrix: killed before every system call that changes the disk, and the power cut there.
 
-    for found in kills(bench): ...        SIGKILL by strace before each call of an update
-    for found in power_cuts(bench): ...   what a power cut at the same points may leave on the disk
+    for verdict in matrix.kills(): ...          SIGKILL by strace before each call of an update
+    for verdict in matrix.power_cuts(): ...     what a power cut at the same points may leave
+    for verdict in matrix.errors("EIO"): ...    each call that writes fails once
 
 Every state that is left is judged twice: at once (does the device run a release that is whole and
 signed?) and after the device was switched on again (is the update done, nothing lost, nothing told
@@ -9,17 +10,14 @@ twice?). States of the disk that are equal byte for byte are switched on once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
 
 from tests.device_fakes import Bundle
-from tests.faults.bench import Bench, complaints, losses
+from tests.faults.bench import COMMITTED, Bench, complaints, losses, told
+from tests.faults.device import CRASHED
 from tests.faults.disk import Disk, View
-from tests.faults.strace import Call, Fault
-
-AGAIN: Final = 3
-"""How often a device is switched on after a crash, at most; once is expected to be enough."""
+from tests.faults.strace import WRITES, Call, Fault
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,24 @@ class Matrix:
             torn = complaints(device, self.bench.known)
             yield Verdict(f"{fault}: {Path(call.path).name}", tuple(torn), self._recovered(device))
 
+    def errors(self, error: str) -> Iterator[Verdict]:
+        """Let each call that writes fail once; the device may try again two hours later."""
+        _, _, points = self.points()
+        for call in points:
+            if call.name not in WRITES:
+                continue
+            device = self.bench.copy(self.base)
+            fault = Fault(call.name, str(call.count), error)
+            ended = self.bench.trace(device, fault)
+            torn = complaints(device, self.bench.known)
+            torn += [f"crashed: {ended.failures}"] * (ended.status == CRASHED)
+            self.bench.later(device)
+            lost = complaints(device, self.bench.known)
+            found, expected = told(device), self.ends[0].reports
+            if _count(found) != _count(expected):
+                lost.append(f"owes the reports {found} after {ended.failures}")
+            yield Verdict(f"{fault}: {Path(call.path).name}", tuple(torn), tuple(lost))
+
     def power_cuts(self, views: Sequence[View] = (View.LOST, View.ZEROED)) -> Iterator[Verdict]:
         """Cut the power before each point, on the disk as it is replayed."""
         device, calls, points = self.points()
@@ -136,13 +152,16 @@ class Matrix:
 
 def _moved(call: Call, old: Path, new: Path) -> Call:
     """Return a call that does to one copy what another one saw."""
-    from dataclasses import replace
-
     paths = [
         str(new) + path.removeprefix(str(old)) if f"{path}/".startswith(f"{old}/") else path
         for path in (call.path, call.other)
     ]
     return replace(call, path=paths[0], other=paths[1])
+
+
+def _count(reports: Sequence[tuple[int, str]]) -> int:
+    """Return how many commits are told: those of failed attempts come in between."""
+    return sum(outcome == COMMITTED for _, outcome in reports)
 
 
 def after_trial(calls: Sequence[Call]) -> int:

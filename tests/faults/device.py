@@ -34,8 +34,10 @@ from wildflower.ota.release.fetch import ReleaseClient
 
 SAID = 4000  # bytes of an answer; errors of several sources are long
 PASSED = 0
+GAVE_UP = 1
+"""Exit status of an agent that cannot start: it says why, and its supervisor starts it again."""
 CRASHED = 70
-"""Exit status of an update that ended by an error that the agent's loop would not have caught."""
+"""Exit status of an update that ended by an error that the agent would not have caught: a bug."""
 
 
 def update(order: dict[str, Any]) -> list[str]:
@@ -110,6 +112,8 @@ def _live(order: dict[str, Any], answer: socket.socket) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     try:
         failures, status = update(order), PASSED
+    except (ClientError, OtaError) as error:
+        failures, status = [f"{type(error).__name__}: {error}"], GAVE_UP
     except BaseException as error:  # noqa: BLE001  the child's edge
         failures, status = [f"{type(error).__name__}: {error}"], CRASHED
     answer.sendall(json.dumps([failure[:SAID] for failure in failures]).encode())

@@ -1,0 +1,67 @@
+"""The matrices and how they are drawn: what tests and the benchmark have in common."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.faults.bench import COMMITTED, Bench, bench
+from tests.faults.crashes import End, Matrix, after_trial
+from tests.faults.strace import Fault
+
+from wildflower.ota.rollout.document import Order
+
+INSTALLED: Final = ((1, COMMITTED), (2, COMMITTED))
+GIVEN_UP: Final = ((1, COMMITTED), (2, "rolled-back"))
+RECALLED: Final = (*INSTALLED, (3, "rolled-back"))
+
+
+@contextmanager
+def update(place: Path, every: int = 1) -> Iterator[Matrix]:
+    """A release is fetched, tried and committed."""
+    with bench(place) as found:
+        yield of_update(found, every)
+
+
+def of_update(found: Bench, every: int = 1) -> Matrix:
+    """Return the matrix of the update that a bench offers."""
+    return Matrix(found, [End(found.second, INSTALLED)], found.base, every)
+
+
+@contextmanager
+def failed_trial(place: Path, every: int = 1) -> Iterator[Matrix]:
+    """A release fails its trial, is quarantined and left; crashes from the trial on."""
+    with bench(place, bad=True) as found:
+        end = End(found.first, GIVEN_UP)
+        yield Matrix(found, [end], found.base, every, after_trial)
+
+
+@contextmanager
+def recall(place: Path, every: int = 1) -> Iterator[Matrix]:
+    """A signed order sends the device back to the release before."""
+    with bench(place) as found:
+        device = found.copy()
+        assert found.run(device).failures == ()
+        found.shelf.releases.roll_out(found.second, order=Order.ROLL_BACK)
+        yield Matrix(found, [End(found.first, RECALLED)], device, every)
+
+
+@contextmanager
+def recovery(place: Path, every: int = 1) -> Iterator[Matrix]:
+    """A device that was killed in the middle of an update picks up, and is killed again.
+
+    Two of these may fall into the trial: it is then given up, as it shall be.
+    """
+    with bench(place) as found:
+        device = found.copy()
+        assert found.trace(device, Fault("rename", "7")).is_killed
+        ends = [End(found.second, INSTALLED), End(found.first, GIVEN_UP)]
+        yield Matrix(found, ends, device, every)
+
+
+MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix]]]] = {
+    "update": update,
+    "failed trial": failed_trial,
+    "order back": recall,
+    "recovery": recovery,
+}
