@@ -1,18 +1,24 @@
 """Runs the model that the device has committed, and records how it does.
 
-    with ModelSlot(Path("/var/lib/wildflower")) as slot:
-        answer = slot.infer(images)            # shape (n, ...), float32
-        answer.predicted, answer.confidence, answer.artifact
+   with ModelSlot("vision") as slot:           # or the device's directory, as a Path
+       answer = slot.infer(images)             # shape (n, ...), float32
+       answer.predicted, answer.confidence, answer.artifact
 
-The slot follows `slots/current`: between two inferences it looks whether the link has moved, and
-if so loads the new model before it answers. So every answer comes from exactly one model, and an
-update drops none. Every file's digest is checked against the manifest before each load; a slot
-whose bytes are not what was signed is refused, and `slots/previous` answers in its place.
+The slot follows `slots/current`: between two inferences it looks whether the link has moved. Every
+answer comes from exactly one model, and an update drops none. Three ways to ask:
 
-Running needs no network and no fresh metadata: what was committed may run.
+* `slot.infer` takes up a new release at once: the next answer is the new model's.
+* `slot.session()` never waits for one: the old model answers while the new one is loaded beside
+  it, and between two inferences they are swapped.
+* `with slot.session() as session` keeps one model to its end.
+
+`slot.hold` keeps the device from switching at all for a while (`client.hold`).
+
+Every file's digest is checked against the manifest before each load; a slot whose bytes are not
+what was signed is refused, and `slots/previous` answers in its place. Running needs no network and
+no fresh metadata: what was committed may run.
 """
 
-import hashlib
 import logging
 import threading
 import time
@@ -27,19 +33,19 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from wildflower.client.hold import Held, Holds
+from wildflower.client.installed import Choice, Installed, Link, Loading, choose, find_device
+from wildflower.client.installed import identity_of as identity
 from wildflower.client.spool import Spool
-from wildflower.ota.device.runtime import Array, LoadedModel, OrtRuntime, Runtime
-from wildflower.ota.errors import FormatError, ModelError, RefusedError
+from wildflower.ota.device.runtime import Array, OrtRuntime, Runtime
+from wildflower.ota.errors import ModelError, RefusedError
 from wildflower.ota.observe.baseline import Baseline, confidence, features
 from wildflower.ota.observe.recorder import Recorder
-from wildflower.ota.release.manifest import FileEntry, Release
 
 log = logging.getLogger(__name__)
 
 WINDOW_S: Final = 3600.0  # seconds; hourly summaries, as fleet monitors are read
 Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
-
-UNREADABLE: Final = (RefusedError, FormatError, ModelError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +70,12 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Installed:
-    """One verified slot, loaded."""
+class _Window:
+    """Inferences of one artifact that a summary will speak of."""
 
-    release: str
-    artifact: str
-    model: LoadedModel
-    baseline: Baseline
+    recorder: Recorder
+    start: datetime
+    end: datetime
 
 
 class ModelSlot:
@@ -78,29 +83,39 @@ class ModelSlot:
 
     def __init__(
         self,
-        root: Path,
+        device: Path | str,
         *,
         runtime: Runtime | None = None,
         window_s: float = WINDOW_S,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Open the device directory; the model itself is loaded by the first inference.
+        """Open a device; the model itself is loaded by the first inference or session.
 
         Args:
-            root: The device's directory, the one that holds `slots`.
+            device: The device's directory, the one that holds `slots`; or the model's name, for
+                a device below /var/lib/wildflower (`client.installed.find_device`).
             runtime: What runs the model; ONNX Runtime if not given.
             window_s: Seconds after which a summary goes into the spool.
             clock: Tells the time that windows are labelled with, in UTC.
+
+        Raises:
+            RefusedError: No device runs a model of that name.
+            ValueError: Not a name.
         """
+        root = find_device(device) if isinstance(device, str) else device
         self._slots = root / "slots"
         self._spool = Spool(root / "spool")
+        self._holds = Holds(root)
         self._runtime = runtime or OrtRuntime()
         self._window_s = window_s
         self._clock = clock
         self._turn = threading.RLock()
-        self._seen: tuple[int, int] | None = None
-        self._installed: _Installed | None = None
+        self._seen: Link | None = None
+        self._installed: Installed | None = None
         self._recorder: Recorder | None = None
+        self._loading: Loading | None = None
+        self._writing: threading.Thread | None = None
+        self._kept = 0  # sessions that keep the model
         self._start = clock()
         self.refusal: str = ""
         """Why `slots/current` was refused; "" while it is what runs."""
@@ -117,22 +132,40 @@ class ModelSlot:
             ModelError: The model cannot answer these inputs, or not with finite numbers.
             ValueError: Not as many labels as inputs.
         """
-        with self.session() as session:
-            return session.infer(inputs, labels)
+        with self._turn:
+            answer = self._answer(self._follow(), inputs, labels)
+            if self._is_window_over():
+                self.cut()
+            return answer
 
-    @contextmanager
-    def session(self) -> Iterator["Session"]:
-        """Hold on to one model for several inferences; an update waits for the end.
+    def session(self) -> "Session":
+        """Return a session that is ready to answer.
 
         Raises:
             RefusedError: No slot holds what its manifest says.
         """
         with self._turn:
-            installed = self._follow()
-            assert self._recorder is not None  # noqa: S101  # _follow made it
-            yield Session(installed, self._recorder)
-            if (self._clock() - self._start).total_seconds() >= self._window_s:
-                self.cut()
+            if self._installed is None:
+                self._follow()
+        return Session(self)
+
+    @contextmanager
+    def hold(self, reason: str, *, max_s: float) -> Iterator[Held]:
+        """Keep the device from switching to a new release for the length of the block.
+
+        Downloads go on. It ends by itself after `max_s`; a signed order to leave the release that
+        runs, or one that failed its probation, does not wait for it.
+
+        Args:
+            reason: Why, for whoever asks what an update waits for.
+            max_s: Seconds, in (0, 86400].
+
+        Raises:
+            HoldError: The device's directory cannot be written, or too many hold.
+            ValueError: The reason or the seconds are out of range.
+        """
+        with self._holds.hold(reason, max_s=max_s) as held:
+            yield held
 
     def cut(self) -> int | None:
         """Put the summary of the inferences since the last one into the spool.
@@ -141,12 +174,9 @@ class ModelSlot:
             Its sequence in the spool, or None if nothing was inferred.
         """
         with self._turn:
-            recorder, start, self._start = self._recorder, self._start, self._clock()
-            if recorder is None or not recorder.recorded:
-                return None
-            dropped = self._spool.take_dropped()
-            summary = recorder.cut(start=start, end=self._start, dropped=dropped)
-            return self._spool.append(summary.to_bytes())
+            self._await_writing()
+            window = self._take_window()
+        return self._write(window) if window is not None else None
 
     def close(self) -> None:
         """Put what was recorded into the spool."""
@@ -163,123 +193,153 @@ class ModelSlot:
     ) -> None:
         self.close()
 
-    def _follow(self) -> _Installed:
-        """Return the model that `slots/current` names, loading it if the link has moved."""
-        link = self._identity()
-        if self._installed is not None and link == self._seen:
+    def _follow(self) -> Installed:
+        """Return the model that `slots/current` names, loading it now if the link has moved."""
+        if self._installed is not None and self._kept:
             return self._installed
-        installed = self._load(self._installed)
-        if self._installed is None or installed.artifact != self._installed.artifact:
-            self.cut()  # before the swap: a summary speaks of one artifact
+        if self._installed is None or identity(self._slots) != self._seen:
+            self._loading = None
+            self._take_up(choose(self._slots, self._runtime), self.cut)
+        assert self._installed is not None  # noqa: S101  _take_up found one, or raised
+        return self._installed
+
+    def _stay_ahead(self) -> Installed:
+        """Return the model that is ready; load what `slots/current` names beside it."""
+        assert self._installed is not None  # noqa: S101  a session begins with one
+        if self._kept:
+            return self._installed
+        if identity(self._slots) != self._seen and self._loading is None:
+            self._loading = Loading(self._slots, self._runtime)
+            self._loading.start()
+        elif self._loading is not None and (choice := self._loading.choice) is not None:
+            self._loading = None
+            self._take_up(choice, self._cut_beside)
+        return self._installed
+
+    def _take_up(self, choice: Choice, cut: Callable[[], object]) -> None:
+        """Run what was chosen from now on; what is in memory goes on if nothing could be."""
+        self.refusal, installed = choice.refusal, choice.installed
+        if installed is None:
+            if self._installed is None:
+                hint = "The agent installs a release: `wildflower agent doctor` says what is wrong."
+                raise RefusedError(self.refusal, hint=hint)
+        elif self._installed is None or installed.artifact != self._installed.artifact:
+            cut()  # before the swap: a summary speaks of one artifact
             self._recorder = Recorder(installed.artifact, installed.baseline)
             log.info("model loaded", extra={"artifact": installed.artifact})
-        self._installed, self._seen = installed, link
-        return installed
+        self._installed, self._seen = installed or self._installed, choice.link
 
-    def _identity(self) -> tuple[int, int] | None:
-        """Return what changes whenever the link is flipped, even to the same release."""
-        try:
-            found = (self._slots / "current").lstat()
-        except OSError:
+    def _is_window_over(self) -> bool:
+        return (self._clock() - self._start).total_seconds() >= self._window_s
+
+    def _cut_beside(self) -> None:
+        """Cut without waiting for the disk."""
+        window = self._take_window()
+        if window is None:
+            return
+        self._await_writing()
+        self._writing = threading.Thread(target=self._write, args=(window,), name="summary")
+        self._writing.start()
+
+    def _await_writing(self) -> None:
+        if self._writing is not None:
+            self._writing.join()  # one at a time: summaries keep their order
+
+    def _take_window(self) -> _Window | None:
+        """Return what was recorded since the last cut, and begin anew."""
+        recorder, start, self._start = self._recorder, self._start, self._clock()
+        if recorder is None or self._installed is None or not recorder.recorded:
             return None
-        return found.st_ino, found.st_mtime_ns
+        self._recorder = Recorder(self._installed.artifact, self._installed.baseline)
+        return _Window(recorder, start, self._start)
 
-    def _load(self, running: _Installed | None) -> _Installed:
-        """Return the first that is what was signed: current, previous, what is in memory."""
-        reasons = []
-        for name in ("current", "previous"):
-            try:
-                installed = load_slot(self._slots / name, self._runtime)
-            except UNREADABLE as error:
-                reasons.append(f"slots/{name}: {error}")
-                log.error("slot refused", extra={"slot": name, "reason": str(error)})
-            else:
-                self.refusal = "; ".join(reasons)
-                return installed
-        self.refusal = "; ".join(reasons)
-        if running is not None:
-            return running
-        raise RefusedError(
-            self.refusal, hint="The agent installs a release: `wildflower agent status` shows it."
-        )
+    def _write(self, window: _Window) -> int:
+        dropped = self._spool.take_dropped()
+        summary = window.recorder.cut(start=window.start, end=window.end, dropped=dropped)
+        return self._spool.append(summary.to_bytes())
 
-
-class Session:
-    """Inferences with one model; made by `ModelSlot.session`."""
-
-    def __init__(self, installed: _Installed, recorder: Recorder) -> None:
-        self._installed = installed
-        self._recorder = recorder
-
-    def infer(self, inputs: Array, labels: Labels | None = None) -> Answer:
-        """Return the model's answer; see `ModelSlot.infer`."""
+    def _answer(self, installed: Installed, inputs: Array, labels: Labels | None) -> Answer:
+        assert self._recorder is not None  # noqa: S101  made with the model
         inputs = np.asarray(inputs, np.float32)
         if labels is not None and len(labels) != len(inputs):
             raise ValueError(f"{len(labels)} labels for {len(inputs)} inputs")
         begin = time.perf_counter()
         try:
-            outputs = self._installed.model.run(inputs)
+            outputs = installed.model.run(inputs)
             latency_ms = (time.perf_counter() - begin) * 1000
-            answer = self._answer(outputs)
+            answer = _judged(installed, outputs)
         except ModelError:
             self._recorder.fail(len(inputs))
             raise
-        self._record(features(inputs), latency_ms, answer)
+        _record(self._recorder, features(inputs), latency_ms, answer)
         if labels is not None:
             for expected, found in zip(labels, answer.predicted, strict=True):
                 if expected >= 0:
                     self._recorder.label(bool(expected == found))
         return answer
 
-    def _answer(self, outputs: Array) -> Answer:
-        expected = len(self._installed.baseline.labels)
-        if outputs.ndim != 2 or outputs.shape[1] != expected:
-            raise ModelError(f"expected outputs (n, {expected}), found {outputs.shape}")
-        if not np.isfinite(outputs).all():
-            raise ModelError("the model's outputs are not finite")
-        return Answer(
-            outputs,
-            outputs.argmax(1),
-            confidence(outputs, self._installed.baseline.outputs),
-            self._installed.baseline.labels,
-            self._installed.artifact,
-            self._installed.release,
-        )
 
-    def _record(self, columns: Array, latency_ms: float, answer: Answer) -> None:
-        rows = zip(columns, answer.predicted, answer.confidence, strict=True)
-        for row, predicted, certainty in rows:
-            self._recorder.record(row, latency_ms, int(predicted), float(certainty))
+class Session:
+    """Inferences without a pause; made by `ModelSlot.session`.
 
-
-def load_slot(slot: Path, runtime: Runtime) -> _Installed:
-    """Load a slot whose every byte is what was signed.
-
-    The slot is the directory `slots/<digest of the manifest>`, or a link to it, so its name vouches
-    for the manifest and the manifest for the files.
-
-    Raises:
-        RefusedError: A digest is not the one that was signed.
-        FormatError: The manifest or the baseline cannot be read.
-        ModelError: The runtime cannot load the model.
-        OSError: A file is missing.
+    As it is, it swaps to a new release between two inferences, once that is loaded. As a context
+    manager it keeps one model to the end of the block, and other threads wait for it.
     """
-    directory = slot.resolve(strict=True)
-    manifest = (directory / "manifest.json").read_bytes()
-    _check(manifest, directory.name, "the manifest")
-    release = Release.from_bytes(manifest)
-    model = _read(directory, release.artifact)
-    baseline = Baseline.from_bytes(_read(directory, release.file("baseline")))
-    return _Installed(directory.name, release.artifact.digest, runtime.load(model), baseline)
+
+    def __init__(self, slot: ModelSlot) -> None:
+        self._slot = slot
+
+    def infer(self, inputs: Array, labels: Labels | None = None) -> Answer:
+        """Return the model's answer; see `ModelSlot.infer`."""
+        slot = self._slot
+        with slot._turn:
+            answer = slot._answer(slot._stay_ahead(), inputs, labels)
+            if slot._is_window_over() and not slot._kept:
+                slot._cut_beside()
+            return answer
+
+    def __enter__(self) -> Self:
+        self._slot._turn.acquire()
+        try:
+            self._slot._follow()
+            self._slot._kept += 1
+        except BaseException:
+            self._slot._turn.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._slot._kept -= 1
+            if self._slot._is_window_over():
+                self._slot.cut()
+        finally:
+            self._slot._turn.release()
 
 
-def _read(directory: Path, entry: FileEntry) -> bytes:
-    data = (directory / entry.name).read_bytes()
-    _check(data, entry.digest, entry.name)
-    return data
+def _judged(installed: Installed, outputs: Array) -> Answer:
+    baseline: Baseline = installed.baseline
+    expected = len(baseline.labels)
+    if outputs.ndim != 2 or outputs.shape[1] != expected:
+        raise ModelError(f"expected outputs (n, {expected}), found {outputs.shape}")
+    if not np.isfinite(outputs).all():
+        raise ModelError("the model's outputs are not finite")
+    return Answer(
+        outputs,
+        outputs.argmax(1),
+        confidence(outputs, baseline.outputs),
+        baseline.labels,
+        installed.artifact,
+        installed.release,
+    )
 
 
-def _check(data: bytes, expected: str, name: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != expected:
-        raise RefusedError(f"{name} has digest {found[:16]}, signed was {expected[:16]}")
+def _record(recorder: Recorder, columns: Array, latency_ms: float, answer: Answer) -> None:
+    rows = zip(columns, answer.predicted, answer.confidence, strict=True)
+    for row, predicted, certainty in rows:
+        recorder.record(row, latency_ms, int(predicted), float(certainty))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from tests.slots_fakes import LABELS, NOON, WIDTH, commit, flip, install, reference, scaling_model
 
-from wildflower.client.inference import ModelSlot
+from wildflower.client.hold import Holds
+from wildflower.client.inference import ModelSlot, Session
 from wildflower.client.spool import Spool
+from wildflower.ota.device.runtime import LoadedModel, OrtRuntime
 from wildflower.ota.errors import ModelError, RefusedError
 from wildflower.ota.observe.summary import Summary
 
@@ -214,3 +216,132 @@ def test_windows_are_labelled_in_utc(tmp_path: Path) -> None:
     assert summary.start is not None
     assert summary.end is not None
     assert before <= summary.start <= summary.end <= datetime.now(UTC)
+
+
+class SlowRuntime(OrtRuntime):
+    """Loads a second model only when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.may_load = threading.Event()
+
+    def load(self, model: bytes) -> LoadedModel:
+        self.loads += 1
+        if self.loads > 1:
+            assert self.may_load.wait(10)
+        return super().load(model)
+
+
+def swapped(slot: ModelSlot, session: Session) -> float:
+    """Infer until what was loaded beside is in place; return what it answers."""
+    assert slot._loading is not None
+    slot._loading.join(10)
+    return float(session.infer(BRIGHT).outputs[0, 1])
+
+
+def test_a_session_answers_from_the_old_model_while_the_new_one_is_loaded(tmp_path: Path) -> None:
+    commit(tmp_path, scaling_model(1))
+    runtime = SlowRuntime()
+    with ModelSlot(tmp_path, runtime=runtime) as slot:
+        session = slot.session()
+        assert runtime.loads == 1  # ready before the first question
+        session.infer(BRIGHT)
+        commit(tmp_path, scaling_model(3), order=2)
+        assert [session.infer(BRIGHT).outputs[0, 1] for _ in range(3)] == [4, 4, 4]
+        runtime.may_load.set()
+        assert swapped(slot, session) == 12
+        assert session.infer(BRIGHT).outputs[0, 1] == 12
+        assert runtime.loads == 2
+    assert [summary.n for summary in spooled(tmp_path)] == [4, 2]
+
+
+def test_a_release_that_is_overtaken_while_it_is_loaded_is_not_the_last(tmp_path: Path) -> None:
+    commit(tmp_path, scaling_model(1))
+    runtime = SlowRuntime()
+    with ModelSlot(tmp_path, runtime=runtime) as slot:
+        session = slot.session()
+        commit(tmp_path, scaling_model(3), order=2)
+        session.infer(BRIGHT)
+        commit(tmp_path, scaling_model(5), order=3)
+        runtime.may_load.set()
+        first = swapped(slot, session)
+        session.infer(BRIGHT)
+        assert (first in (12, 20), swapped(slot, session) if first == 12 else first) == (True, 20)
+
+
+def test_a_session_goes_on_when_what_comes_is_not_what_was_signed(tmp_path: Path) -> None:
+    good = commit(tmp_path, scaling_model(1))
+    with ModelSlot(tmp_path) as slot:
+        session = slot.session()
+        flip(tmp_path / "slots" / ("00" * 32))
+        flip(tmp_path / "slots" / ("00" * 32), "previous")
+        assert session.infer(BRIGHT).release == good.name
+        assert swapped(slot, session) == 4
+        assert "slots/previous" in slot.refusal
+        assert session.infer(BRIGHT).release == good.name
+        assert slot._loading is None  # it is not tried again until the link moves
+
+
+def test_a_session_cuts_its_summaries_in_order(tmp_path: Path) -> None:
+    commit(tmp_path, scaling_model(1))
+    now = [NOON]
+    with ModelSlot(tmp_path, window_s=60, clock=lambda: now[0]) as slot:
+        session = slot.session()
+        for _ in range(4):
+            now[0] += timedelta(seconds=61)
+            session.infer(BRIGHT)
+        with session:
+            now[0] += timedelta(seconds=61)
+            session.infer(BRIGHT)
+    starts = [summary.start for summary in spooled(tmp_path)]
+    assert len(starts) == 5
+    assert starts == sorted(starts, key=str)
+
+
+def test_what_is_asked_inside_a_kept_session_is_the_kept_model_s(tmp_path: Path) -> None:
+    commit(tmp_path, scaling_model(1))
+    with ModelSlot(tmp_path) as slot:
+        with slot.session() as kept:
+            commit(tmp_path, scaling_model(3), order=2)
+            inside = [slot.infer(BRIGHT), slot.session().infer(BRIGHT), kept.infer(BRIGHT)]
+        assert {float(one.outputs[0, 1]) for one in inside} == {4}
+        assert slot.infer(BRIGHT).outputs[0, 1] == 12
+    assert [summary.n for summary in spooled(tmp_path)] == [3, 1]
+
+
+def test_a_session_of_nothing_is_refused_at_once(tmp_path: Path) -> None:
+    slot = ModelSlot(tmp_path)
+    with pytest.raises(RefusedError, match="slots/current"):
+        slot.session()
+    with pytest.raises(RefusedError), Session(slot):
+        pass
+    assert slot._turn.acquire(blocking=False)
+
+
+def test_a_hold_of_a_slot_is_seen_by_the_device(tmp_path: Path) -> None:
+    with ModelSlot(tmp_path) as slot, slot.hold("measuring", max_s=60) as held:
+        (found,) = Holds(tmp_path).standing()
+        assert (found.reason, held.left_s > 50) == ("measuring", True)
+    assert Holds(tmp_path).standing() == ()
+
+
+def test_a_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(tmp_path / "lamp", scaling_model(1))
+    monkeypatch.setenv("WILDFLOWER_ROOT", str(tmp_path))
+    with ModelSlot("lamp") as slot:  # a directory below the root
+        assert slot.infer(BRIGHT).outputs[0, 1] == 4
+    monkeypatch.setenv("WILDFLOWER_ROOT", str(tmp_path / "lamp"))
+    with ModelSlot("light") as slot:  # what the root itself runs
+        assert slot.infer(BRIGHT).outputs[0, 1] == 4
+    with pytest.raises(RefusedError, match="runs a model 'vision'; found light") as caught:
+        ModelSlot("vision")
+    assert "WILDFLOWER_ROOT" in caught.value.hint
+    monkeypatch.setenv("WILDFLOWER_ROOT", str(tmp_path / "nowhere"))
+    with pytest.raises(RefusedError, match="found none"):
+        ModelSlot("vision")
+
+
+@pytest.mark.parametrize("name", ["", "../etc", "/var/lib", "a/b", ".hidden", "a" * 101])
+def test_a_path_is_no_name(name: str) -> None:
+    with pytest.raises(ValueError, match="as a Path"):
+        ModelSlot(name)
