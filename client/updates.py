@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from wildflower.client.config import AgentConfig
 from wildflower.client.fetcher import Fetcher, Releases, running_artifact
@@ -32,6 +32,9 @@ from wildflower.ota.release.manifest import Release
 from wildflower.ota.rollout.document import RolloutDocument
 
 log = logging.getLogger(__name__)
+
+CLOCK_SUSPECT: Final = "; if others take it, the clock of this device is suspect"
+"""What has expired for one device alone has not expired."""
 
 
 class Repository(Releases, Protocol):
@@ -215,7 +218,9 @@ class Updates:
         for refusal in self.releases.refusals[self.told :]:
             reason = refusal_sentence(refusal)
             about = canonical.digest(f"{refusal.source} {refusal.target}".encode())[:16]
-            key = f"refusal/{about}/{canonical.digest(refusal.reason.encode())[:16]}"
+            lasting, _, as_of = refusal.reason.partition(" (as of ")  # told once, not at each look
+            key = f"refusal/{about}/{canonical.digest(lasting.encode())[:16]}"
+            reason += CLOCK_SUSPECT if as_of else ""
             if self._queue(key, Outcome.REFUSED, rollout="", release="", reason=reason):
                 log.warning("refused: %s", reason)
             self.told += 1

@@ -12,6 +12,7 @@ from tests.client_fakes import LONG_AGO, FakeServer, today
 from tests.device_fakes import Bundle, bundle
 
 from wildflower.client.config import load_config
+from wildflower.client.daemon import clock
 from wildflower.client.identity import Identity
 from wildflower.client.policy import Policy
 from wildflower.client.updates import Updates
@@ -26,7 +27,7 @@ class Kit:
 
     Attributes:
         directory: Where it lives.
-        late: How much later its clock is than the real one.
+        late: How much later its system's clock is than the real one.
         steady_s: What the clock says that nobody can set.
         stopped: Whether it is told to end.
         changes: What to change in its settings.
@@ -40,7 +41,7 @@ class Kit:
     changes: dict[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=lambda: Policy(release=("auto", "approved")))
 
-    def now(self) -> datetime:
+    def system(self) -> datetime:
         return today() + self.late
 
     @contextmanager
@@ -58,14 +59,15 @@ class Kit:
         config = replace(load_config(self.directory), **self.changes)
         identity, slots = Identity.load(self.directory), Slots(self.directory / "slots")
         journal = Journal.open(
-            self.directory / "journal.db", now=self.now(), is_first=not slots.running()
+            self.directory / "journal.db", now=self.system(), is_first=not slots.running()
         )
+        now = clock(journal, self.system)
         releases = ReleaseClient(
             self.directory / "tuf",
             identity.root,
             config.all_sources,
             lambda: httpx.Client(verify=identity.ssl_context(), timeout=10.0, trust_env=False),
-            self.now,
+            now,
             wait=lambda _: None,
         )
         try:
@@ -75,7 +77,7 @@ class Kit:
                 journal=journal,
                 slots=slots,
                 releases=releases,
-                now=self.now,
+                now=now,
                 should_stop=lambda: self.stopped,
                 steady=lambda: self.steady_s,
             )
