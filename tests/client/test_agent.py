@@ -48,7 +48,7 @@ def make(kit: Kit, updates: Updates, channel: MemoryChannel) -> Agent:
         updates=updates,
         spool=Spool(kit.directory / "spool"),
         training=TrainingProcess(kit.directory, WAITS),
-        now=kit.now,
+        now=kit.system,
         stop=threading.Event(),
         random=Random(1),
     )
