@@ -16,7 +16,7 @@ from wildflower.ota.build import line as machine
 from wildflower.ota.build.gates import GateReport
 from wildflower.ota.errors import OtaError
 from wildflower.ota.release.manifest import Lineage, Release
-from wildflower.ota.release.provenance import RoundRecord
+from wildflower.ota.release.provenance import DELTA, EPSILON, RoundRecord
 from wildflower.server.building import Build, Built
 from wildflower.server.errors import BlobError, NotFoundError, SignerError
 from wildflower.server.events import EventBus, Kind
@@ -281,7 +281,7 @@ class LineRunner:
             cohort=len(made.cohort),
             survivors=len(made.survivors),
             secure=training.secure,
-            metrics=model.metrics,
+            metrics={**model.metrics, **_spent(made)},
             at=made.finished_at or made.started_at,
         )
 
@@ -343,3 +343,8 @@ def release_record(manifest: Release, path: str, role: str, now: datetime) -> Re
         model=manifest.lineage.model,
         created_at=now,
     )
+
+
+def _spent(made: Round) -> dict[str, float]:
+    """Return the figures of a round that say what its training has spent of privacy."""
+    return {name: made.metrics[name] for name in (EPSILON, DELTA) if name in made.metrics}

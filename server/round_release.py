@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from wildflower.ota.release.provenance import DELTA, EPSILON
 from wildflower.server.ledger import StoredLedger
 from wildflower.server.records import Round, Training
 from wildflower.server.round_privacy import RoundPrivacy
@@ -90,4 +91,6 @@ class RoundRelease:
             entropy=self.entropy(32),
             seed=derive(self.key, b"", f"round-release/{self.training.training_id}".encode()),
         )
-        return released, privacy.next_figures(released)
+        spent = StoredLedger(self.store).read().spent(privacy.total, subject=entry.subject)
+        figures = {EPSILON: spent, DELTA: privacy.total.delta}
+        return released, {**figures, **privacy.next_figures(released)}

@@ -97,7 +97,7 @@ def sign(request: SignRequest, signer: Signer, now: datetime) -> Signed:
 def _provenance(release: Release, request: SignRequest) -> Provenance:
     record = RoundRecord.from_bytes(request.round_record.encode())
     report = GateReport.from_bytes(request.gate_report.encode())
-    return Provenance.of(release, record, report.toolchain)
+    return Provenance.of(release, record, report.toolchain, record.privacy)
 
 
 def answer(data: bytes, signer: Signer, now: datetime) -> bytes:

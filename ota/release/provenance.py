@@ -16,6 +16,9 @@ from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError
 
 KIND: Final = "wildflower.round-record"
+EPSILON: Final = "dp_epsilon"
+"""Metric of a round: what its training has spent so far, at the round's delta."""
+DELTA: Final = "dp_delta"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,12 @@ class RoundRecord:
     def digest(self) -> str:
         """The record's name: the SHA-256 of its bytes."""
         return canonical.digest(self.to_bytes())
+
+    @property
+    def privacy(self) -> dict[str, float]:
+        """What the training has spent: "epsilon" and "delta"; empty without a guarantee."""
+        told = {"epsilon": EPSILON, "delta": DELTA}
+        return {name: self.metrics[key] for name, key in told.items() if key in self.metrics}
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""

@@ -9,6 +9,7 @@ import pytest
 from tests.round_fakes import LAYOUT, MODEL
 from tests.server.test_rounds import STEP, Cut, CutStore, World, world_of
 
+from wildflower.ota.release.provenance import DELTA, EPSILON
 from wildflower.server.cohort import Drawing
 from wildflower.server.errors import SettingsError
 from wildflower.server.ledger import StoredLedger
@@ -64,6 +65,8 @@ def test_a_round_is_written_down_and_its_model_is_noisy(world: World, name: str)
     (entry,) = StoredLedger(world.store).read().entries
     assert isinstance(entry.event, kind)
     assert (entry.total.unit, entry.population) == (Unit.DEVICE, 5)
+    spent = StoredLedger(world.store).read().spent(entry.total)
+    assert (one.metrics[EPSILON], one.metrics[DELTA]) == (spent, 1e-5)
     # On the mean of n: z S / n, or z S / sqrt(n) of local noise; statistics take a little more.
     per_device = 0.05 * NORMS / len(one.survivors)
     largest = 1.5 * per_device * (np.sqrt(5) if name == "local" else 1)
