@@ -50,7 +50,7 @@ def test_a_promise_that_was_altered_is_refused(changes: dict[str, Any]) -> None:
     assert "aggregator" in caught.value.hint
 
 
-@pytest.mark.parametrize("pinned", [OTHER_IDENTITY.digest, ""])
+@pytest.mark.parametrize("pinned", [OTHER_IDENTITY.digest, ""], ids=["another", "nobody"])
 def test_a_key_of_another_holder_is_refused(pinned: str) -> None:
     with pytest.raises(ProtocolError, match=f"pinned is {pinned[:12] or 'none'}"):
         check(promise(), holder=pinned)

@@ -125,7 +125,7 @@ FLIPPED = bytes([1]) + bytes(31)
         {"signature": b"\x30\x00"},
         {"signature": OTHER.sign(b"something else")},
     ],
-    ids=str,
+    ids=["sealing key", "masking key", "seed", "no signature", "signature of something else"],
 )
 def test_keys_that_were_exchanged_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match=f"keys of {DEVICE.device_id} are not signed") as caught:
