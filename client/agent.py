@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -19,7 +19,11 @@ from typing import Final, Protocol
 from wildflower.client.channel import Channel, Hint
 from wildflower.client.config import AgentConfig
 from wildflower.client.errors import ChannelError, ConfigError
+from wildflower.client.history import PHASES
+from wildflower.client.hold import Holds
 from wildflower.client.identity import Identity
+from wildflower.client.notify import Notifier
+from wildflower.client.owner import load_owner
 from wildflower.client.self_report import measure_self
 from wildflower.client.spool import Spool
 from wildflower.client.training_child import TrainingProcess
@@ -27,6 +31,7 @@ from wildflower.client.updates import Updates
 from wildflower.client.upload import upload_pending
 from wildflower.ota import canonical
 from wildflower.ota.device.journal import Entry
+from wildflower.ota.device.profile import MAX_HOLDS
 from wildflower.ota.device.report import DeviceReport
 from wildflower.ota.errors import OtaError
 
@@ -38,8 +43,9 @@ LONGEST_WAIT_S: Final = 30.0
 """Bound of the wait before the channel is opened again; it doubles with every failure."""
 RETRY_S: Final = 5.0
 """What could not be delivered is tried again within this, and not before half of it."""
+MAX_HOLD: Final = 300  # characters of one of them in a check-in
 GLANCE_S: Final = 0.5
-"""How often the agent looks at a training process that runs."""
+"""How often the agent looks at a training process that runs, or at who holds the model."""
 
 
 class Stop(Protocol):
@@ -87,6 +93,7 @@ class Agent:
         now: Its clock, never earlier than a time at which signed metadata was fresh.
         stop: Set when it shall end.
         random: For jitter alone.
+        notifier: Its line to the service manager.
         hints: What the server hinted at and the loop has not seen yet.
     """
 
@@ -99,6 +106,7 @@ class Agent:
     now: Callable[[], datetime]
     stop: Stop
     random: Random
+    notifier: Notifier = field(default_factory=Notifier)
     hints: "queue.SimpleQueue[Hint]" = field(default_factory=queue.SimpleQueue)
 
     def run(self) -> None:
@@ -107,14 +115,18 @@ class Agent:
         watcher.start()
         config = self.config
         poll, check_in, upload = Due(config.poll_s), Due(config.poll_s), Due(config.upload_s)
+        self.notifier.ready()
         self._guarded(self.updates.begin)
         while not self.stop.is_set():
+            self.notifier.beat()
             now_s = time.monotonic()
             self.training.tend()
             if check_in.is_due(now_s):
                 self._guarded(lambda: self._check_in(check_in))
             if poll.is_due(now_s):
                 self._guarded(self.updates.look)
+            elif self.updates.gate.is_held:
+                self._guarded(self.updates.go_on)
             is_told = self._guarded(self.send_reports)
             if upload.is_due(now_s) and not self._guarded(self._upload):
                 upload.bring_forward(self._retry_at())
@@ -150,8 +162,11 @@ class Agent:
             "artifact": manifest.artifact.digest if manifest else "",
             "damaged": bool(self.updates.damaged),
             "training": self.training.is_running,
+            "waiting": "; ".join(self.updates.gate.waiting),
             "at": canonical.to_time(self.now()),
         }
+        doing = f"{PHASES[state.phase]} {state.digest[:12]}".rstrip()
+        self.notifier.status(f"{doing}, runs {slots.running()[:12] or 'nothing'}")
         target = self.config.directory / STATUS
         partial = target.with_suffix(".partial")
         try:
@@ -180,10 +195,18 @@ class Agent:
             claimed_flags=self.config.cpu_flags,
             wanted_class=self.config.device_class,
         )
-        told = self.channel.check_in(report.to_bytes())
+        told = self.channel.check_in(replace(report, holds=self._holds()).to_bytes())
         due.every_s = max(self.config.poll_s, float(told.next_s))
         if told.training:
             self._invite()
+
+    def _holds(self) -> tuple[str, ...]:
+        """Return who keeps new releases out, each in a sentence."""
+        owner = load_owner(self.config.directory)
+        decided = [f"paused: {owner.paused}"] if owner.paused else []
+        decided += [f"pinned to {owner.pinned[:12]}"] if owner.pinned else []
+        held = [str(hold)[:MAX_HOLD] for hold in Holds(self.config.directory).standing()]
+        return (*decided, *held)[:MAX_HOLDS]
 
     def _upload(self) -> None:
         upload_pending(self.spool, self.channel)
@@ -199,8 +222,9 @@ class Agent:
 
     def _next_hint(self, until_s: float) -> Hint | None:
         wait_s = max(0.0, until_s - time.monotonic())
-        if self.training.is_running:
+        if self.training.is_running or self.updates.gate.is_held:
             wait_s = min(wait_s, GLANCE_S)
+        wait_s = min(wait_s, self.notifier.longest_wait_s)
         try:
             return self.hints.get(timeout=wait_s)
         except queue.Empty:

@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from wildflower.client.channel import GrpcChannel, Hint
 from wildflower.client.config import AgentConfig, load_config
 from wildflower.client.errors import AgentError, ClientError
 from wildflower.client.identity import Identity
+from wildflower.client.notify import Notifier
 from wildflower.client.policy import load_policy
 from wildflower.client.spool import Spool
 from wildflower.client.training_child import TrainingProcess
@@ -77,6 +79,7 @@ def run_daemon(directory: Path) -> None:
             )
             worker.start()
             wait.sleep()
+            agent.notifier.stopping()
             stop.set()
             agent.hints.put(Hint.HEARTBEAT)  # wakes the loop
             agent.channel.close()
@@ -100,6 +103,7 @@ def wire(
 ) -> Agent:
     """Return a device's agent with everything real around it."""
     directory, now = config.directory, clock(journal)
+    notifier = Notifier.from_environment(os.environ, os.getpid())
     context = identity.ssl_context()
     releases = ReleaseClient(
         directory / "tuf",
@@ -107,7 +111,7 @@ def wire(
         config.all_sources,
         lambda: httpx.Client(verify=context, timeout=HTTP_S, trust_env=False),
         now,
-        wait=stop.wait,
+        wait=watched_wait(stop, notifier),
     )
     updates = Updates(
         config=config,
@@ -116,7 +120,7 @@ def wire(
         slots=slots,
         releases=releases,
         now=now,
-        should_stop=stop.is_set,
+        should_stop=watched_stop(stop, notifier),
     )
     return Agent(
         config=config,
@@ -128,7 +132,31 @@ def wire(
         now=now,
         stop=stop,
         random=Random(),  # noqa: S311  for jitter, not for secrets
+        notifier=notifier,
     )
+
+
+def watched_stop(stop: threading.Event, notifier: Notifier) -> Callable[[], bool]:
+    """Return what long work asks whether to end; asking is getting ahead."""
+
+    def should_stop() -> bool:
+        notifier.beat()
+        return stop.is_set()
+
+    return should_stop
+
+
+def watched_wait(stop: threading.Event, notifier: Notifier) -> Callable[[float], bool]:
+    """Return a wait that ends when the agent is told to, and feeds the watchdog meanwhile."""
+
+    def wait(seconds: float) -> bool:
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0 and not stop.is_set():
+            notifier.beat()
+            stop.wait(min(left_s, notifier.longest_wait_s))
+        return stop.is_set()
+
+    return wait
 
 
 def system_clock() -> datetime:

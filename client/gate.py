@@ -43,12 +43,14 @@ class Gate:
         slots: Its slots.
         holds: Who holds the model.
         waiting: What an update waited for when it was last looked at, each in a sentence.
+        is_held: Whether that is an application, which will end its hold soon.
     """
 
     directory: Path
     slots: Slots
     holds: Holds = field(init=False)
     waiting: tuple[str, ...] = ()
+    is_held: bool = False
 
     def __post_init__(self) -> None:
         """Look at the device's holds."""
@@ -61,7 +63,7 @@ class Gate:
         """
 
         def gated(effect: Effect) -> Event:
-            self.waiting = ()
+            self.waiting, self.is_held = (), False
             if isinstance(effect, UNSTOPPED):
                 return run(effect)
             if why := self.obstacle(effect.release.digest):
@@ -69,6 +71,7 @@ class Gate:
             if isinstance(effect, Switch):
                 with self.holds.switching() as held:
                     if held:
+                        self.is_held = True
                         self._postpone(held)
                     return run(effect)
             return run(effect)

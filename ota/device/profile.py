@@ -13,6 +13,8 @@ from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, IncompatibleError
 
 KIND: Final = "wildflower.self-report"
+MAX_HOLDS: Final = 8
+"""Of whom a server is told who keep new releases out; the first ones say enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class SelfReport:
         agent: Version of the agent.
         runtimes: Version of each inference runtime, by distribution name.
         wanted_class: The class the device asks for; "" leaves it to the server.
+        holds: Who keeps new releases out on the device, each in a sentence.
     """
 
     machine: str
@@ -36,11 +39,13 @@ class SelfReport:
     agent: str
     runtimes: Mapping[str, str]
     wanted_class: str = ""
+    holds: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
         body = {name: getattr(self, name) for name in self.__slots__}
         body |= {"cpu_flags": list(self.cpu_flags), "runtimes": dict(self.runtimes)}
+        body |= {"holds": list(self.holds)}
         return canonical.to_bytes({"kind": KIND, "format": 1} | body)
 
     @classmethod
@@ -60,6 +65,7 @@ class SelfReport:
                 agent=_text(document, "agent"),
                 runtimes={str(k): str(v) for k, v in document["runtimes"].items()},
                 wanted_class=_text(document, "wanted_class"),
+                holds=tuple(str(hold) for hold in document.get("holds", ()))[:MAX_HOLDS],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"self-report: {error!r}") from error

@@ -1,11 +1,12 @@
 """The agent's loop: what it does when, and what it does when it cannot."""
 
 import json
+import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -19,7 +20,10 @@ from tests.update_fakes import Kit
 from wildflower.client.agent import LONGEST_WAIT_S, Agent, Due, status_of
 from wildflower.client.channel import Hint
 from wildflower.client.config import load_config
+from wildflower.client.hold import Holds
 from wildflower.client.identity import Identity
+from wildflower.client.notify import Notifier
+from wildflower.client.owner import Owner, save_owner
 from wildflower.client.spool import Spool
 from wildflower.client.training_child import TrainingProcess
 from wildflower.client.updates import Updates
@@ -143,6 +147,73 @@ def test_a_check_in_says_what_the_device_is(kit: Kit) -> None:
     with running(kit, channel):
         until(lambda: bool(channel.check_ins))
     assert SelfReport.from_bytes(channel.check_ins[0]).wanted_class == "linux-generic"
+
+
+def test_a_check_in_says_who_keeps_new_releases_out(kit: Kit) -> None:
+    channel = MemoryChannel()
+    save_owner(Owner("trade fair", "ab" * 32), kit.directory)
+    with Holds(kit.directory).hold("measuring", max_s=60), running(kit, channel):
+        until(lambda: bool(channel.check_ins))
+    paused, pinned, held = SelfReport.from_bytes(channel.check_ins[0]).holds
+    assert (paused, pinned) == ("paused: trade fair", "pinned to abababababab")
+    assert held.endswith("more: measuring")
+
+
+def test_what_waits_for_an_application_goes_on_soon_after_its_hold(
+    kit: Kit, server: FakeServer
+) -> None:
+    digest, channel = offer(server, 1), MemoryChannel()
+    hold = Holds(kit.directory).take("measuring", max_s=600)
+    with running(kit, channel):
+        until(lambda: "measuring" in str(status_of(kit.directory).get("waiting", "")))
+        assert kit.running == ""
+        hold.release()
+        until(lambda: kit.running == digest)  # without a hint; it looks every ten minutes
+        until(lambda: status_of(kit.directory)["waiting"] == "")
+
+
+def test_the_watchdog_is_fed_while_the_loop_turns_and_not_when_it_hangs(
+    kit: Kit, tmp_path: Path
+) -> None:
+    class Hanging(MemoryChannel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hangs, self.may_go_on = threading.Event(), threading.Event()
+
+        def upload(self, stream: bytes, summaries: Sequence[tuple[int, bytes]]) -> int:
+            self.hangs.set()
+            self.may_go_on.wait(10)
+            return super().upload(stream, summaries)
+
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(10)
+    channel = Hanging()
+    with closing(manager), kit.wired() as updates:
+        agent = make(kit, updates, channel)
+        agent.config = replace(agent.config, upload_s=0.3)
+        agent.notifier = Notifier(str(tmp_path / "notify"), 0.08)
+        thread = threading.Thread(target=agent.run)
+        thread.start()
+        assert manager.recv(4096) == b"READY=1"
+        fed = 0
+        while fed < 5:
+            fed += manager.recv(4096) == b"WATCHDOG=1"
+        agent.spool.append(b"one")
+        assert channel.hangs.wait(10)
+        manager.setblocking(False)
+        with suppress(BlockingIOError):
+            while manager.recv(4096):
+                pass
+        manager.settimeout(0.3)  # nearly four periods
+        with pytest.raises(TimeoutError):
+            manager.recv(4096)
+        assert isinstance(agent.stop, threading.Event)
+        agent.stop.set()
+        channel.may_go_on.set()
+        channel.close()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_an_invitation_starts_one_training_process(kit: Kit) -> None:

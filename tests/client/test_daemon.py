@@ -229,6 +229,25 @@ def test_a_wake_up_before_the_sleep_or_after_the_end_harms_nothing() -> None:
     wakeup.wake()
 
 
+def test_the_service_manager_is_told_from_the_start_to_the_end(
+    server: FakeServer, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        with started(directory) as agent:
+            told = [manager.recv(4096)]
+            while told.count(b"WATCHDOG=1") < 4 or not any(b"STATUS=" in one for one in told):
+                told.append(manager.recv(4096))
+            ends(agent)
+            while told[-1] != b"STOPPING=1":
+                told.append(manager.recv(4096))
+    assert told[0] == b"READY=1"
+    assert b"STATUS=nothing is under way, runs nothing" in told
+
+
 HEAVY = ("torch", "flwr", "onnx", "sqlmodel", "typer", "rich", "pydantic")
 
 
