@@ -99,9 +99,7 @@ class Pictures(_Classes):
 
     def examples(self) -> Examples:
         """Return 1,797 digits of 16 x 16."""
-        from sklearn.datasets import (  # type: ignore[import-untyped]  # ships no type information
-            load_digits,
-        )
+        from sklearn.datasets import load_digits
 
         found = load_digits()
         pictures = (found.images / 16.0).astype(np.float32).repeat(2, axis=1).repeat(2, axis=2)
