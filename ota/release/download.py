@@ -26,14 +26,12 @@ import errno
 import hashlib
 import os
 import random
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Final
 
@@ -46,6 +44,7 @@ from wildflower.ota.errors import (
     StoppedError,
     StorageError,
 )
+from wildflower.ota.release.answers import ContentRange, retry_after_s
 from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.files import make_directory, sync_directory
 from wildflower.ota.release.manifest import FileEntry
@@ -64,8 +63,6 @@ SLOW_AFTER_S: Final = 30.0
 PASSING: Final = frozenset({408, 425, 429})
 """Client errors that a later try may not meet again."""
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,12 +277,8 @@ class Download:
             )
 
     def _is_right_range(self, response: httpx.Response, have: int) -> bool:
-        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        return (
-            found is not None
-            and int(found[1]) == have
-            and found[3] in ("*", str(self.entry.length))
-        )
+        found = ContentRange.of(response.headers.get("Content-Range", ""))
+        return found is not None and found.is_rest(have, self.entry.length)
 
     def _write(self, response: httpx.Response, file: IO[bytes], have: int) -> None:
         synced, mark, began = have, have, self.surroundings.clock()
@@ -343,14 +336,7 @@ class Download:
 
     def _retry_after(self, response: httpx.Response) -> float:
         """Return how long the server asks to wait, in seconds; 0 if it does not say."""
-        text = response.headers.get("Retry-After", "")
-        if text.isdecimal():
-            return float(text[:9])
-        try:
-            moment = parsedate_to_datetime(text)
-        except ValueError:
-            return 0.0
-        return max(0.0, (moment - self.surroundings.now()).total_seconds())
+        return retry_after_s(response.headers.get("Retry-After", ""), self.surroundings.now())
 
     def _storage_error(self, error: OSError) -> StorageError:
         if error.errno in FULL:
