@@ -48,6 +48,7 @@ from wildflower.ota.release.answers import ContentRange, retry_after_s
 from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.files import make_directory, sync_directory
 from wildflower.ota.release.manifest import FileEntry
+from wildflower.ota.release.patience import Patience
 
 SYNC_EVERY: Final = 1 << 20  # bytes
 TRIES: Final = 6
@@ -124,6 +125,7 @@ class Download:
         surroundings: Waiting, drawing, free space, time.
         refusals: What sources were refused for; appended to.
         budget: Counts the bytes that come; None for no limit.
+        patience: How long an answer may take to begin.
     """
 
     entry: FileEntry
@@ -134,6 +136,7 @@ class Download:
     surroundings: Surroundings = Surroundings()
     refusals: list[Refusal] = field(default_factory=list)
     budget: ByteBudget | None = None
+    patience: Patience = field(default_factory=Patience)
 
     @property
     def part(self) -> Path:
@@ -223,7 +226,7 @@ class Download:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         url = f"{source.rstrip('/')}/blobs/{self.entry.digest}"
         try:
-            with self.client.stream("GET", url, headers=headers) as response:
+            with self.patience.get(self.client, url, headers) as response:
                 self._take(response, have)
         except httpx.HTTPError as error:
             raise _CutError(f"{type(error).__name__}: {error}") from error

@@ -19,6 +19,8 @@ from wildflower.ota.errors import FetchError, FormatError, RefusedError
 from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.download import Download, Refusal, Surroundings
 from wildflower.ota.release.manifest import FileEntry, Release, target_path
+from wildflower.ota.release.patience import Patience
+from wildflower.ota.release.software import Software, software_path
 from wildflower.ota.release.trust import Clock, NotThereError, TrustedView
 from wildflower.ota.rollout.document import RolloutDocument, document_path
 
@@ -45,6 +47,7 @@ class HttpSource:
         self.client = client
         self._base = base.rstrip("/")
         self._clock = clock
+        self._patience = Patience()
 
     def read(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of a file.
@@ -54,9 +57,10 @@ class HttpSource:
             FetchError: Any other failure.
         """
         url = f"{self._base}/{path}"
+        headers = {"Accept-Encoding": "identity"}
         began = self._clock()
         try:
-            with self.client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+            with self._patience.get(self.client, url, headers) as answer:
                 if answer.status_code in (403, 404, 410):
                     raise NotThereError(f"{url}: HTTP {answer.status_code}")
                 if answer.status_code != 200:
@@ -173,6 +177,25 @@ class ReleaseClient:
             )
         digest = expected or self._promised.get(path, "")
         return self._ask(path, lambda view: _release(view, path, role, digest))
+
+    def software(self, name: str) -> Software | None:
+        """Return the newest software of a line; None if nobody who may has signed any.
+
+        Raises:
+            RefusedError: The document is of another line or malformed, or see `refresh`.
+            FetchError: No source answered.
+            StorageError: The cache cannot be written.
+        """
+        path = software_path(name)
+
+        def read(view: TrustedView) -> Software | None:
+            data = view.target(path)
+            software = _parsed(Software.from_bytes, path, data) if data is not None else None
+            if software is not None and software.name != name:
+                raise RefusedError(f"{path}: software of {software.name}, expected {name}")
+            return software
+
+        return self._ask(path, read)
 
     def fetch(
         self,

@@ -13,7 +13,8 @@ NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "bytes 9-5/10", "bytes 5-10/10", "bytes */10", "items 5-9/10", "bytes 5-9", "bytes \u0665-\u0669/10",
+    ["", "bytes 9-5/10", "bytes 5-10/10", "bytes */10", "items 5-9/10", "bytes 5-9",
+     "bytes \u0665-\u0669/10",
      "bytes 5-9/10, bytes 1-2/10", "bytes -5-9/10", f"bytes {'9' * 20}-{'9' * 20}/*"],
 )  # fmt: skip
 def test_a_range_that_makes_no_sense_is_none(text: str) -> None:
