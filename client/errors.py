@@ -10,6 +10,7 @@
   x TrainingError           the device cannot train what its configuration names
   x AgentError              the agent cannot run (not enrolled, already running)
   x HoldError               the update lock cannot be had
+  x RequestError            what a program asked over the socket is no question
 
 `x` is raised. Every error carries `hint`: what the reader can do now, or "".
 """
@@ -53,6 +54,10 @@ class AgentError(ClientError):
 
 class HoldError(ClientError):
     """The update lock cannot be had."""
+
+
+class RequestError(ClientError):
+    """What a program asked over the socket is no question."""
 
 
 class TrainingError(ClientError):

@@ -149,6 +149,12 @@ class ModelSlot:
                 self._follow()
         return Session(self)
 
+    @property
+    def loaded(self) -> Installed:
+        """What is in memory; there is something once a session was made."""
+        assert self._installed is not None  # noqa: S101
+        return self._installed
+
     @contextmanager
     def hold(self, reason: str, *, max_s: float) -> Iterator[Held]:
         """Keep the device from switching to a new release for the length of the block.
@@ -195,26 +201,24 @@ class ModelSlot:
 
     def _follow(self) -> Installed:
         """Return the model that `slots/current` names, loading it now if the link has moved."""
-        if self._installed is not None and self._kept:
-            return self._installed
+        if self._kept:
+            return self.loaded
         if self._installed is None or identity(self._slots) != self._seen:
             self._loading = None
             self._take_up(choose(self._slots, self._runtime), self.cut)
-        assert self._installed is not None  # noqa: S101  _take_up found one, or raised
-        return self._installed
+        return self.loaded
 
     def _stay_ahead(self) -> Installed:
         """Return the model that is ready; load what `slots/current` names beside it."""
-        assert self._installed is not None  # noqa: S101  a session begins with one
         if self._kept:
-            return self._installed
+            return self.loaded
         if identity(self._slots) != self._seen and self._loading is None:
             self._loading = Loading(self._slots, self._runtime)
             self._loading.start()
         elif self._loading is not None and (choice := self._loading.choice) is not None:
             self._loading = None
             self._take_up(choice, self._cut_beside)
-        return self._installed
+        return self.loaded
 
     def _take_up(self, choice: Choice, cut: Callable[[], object]) -> None:
         """Run what was chosen from now on; what is in memory goes on if nothing could be."""

@@ -76,6 +76,7 @@ ENTRIES: Final[dict[str, Entry]] = {
             "wildflower.client.cli.agent:app",
             "wildflower.client.cli.inspect:app",
             "wildflower.client.cli.owner:app",
+            "wildflower.client.cli.serve:app",
         ),
     ),
     "round": Entry("Start and follow training rounds.", ("wildflower.server.cli.round:app",)),
@@ -87,6 +88,10 @@ ENTRIES: Final[dict[str, Entry]] = {
     "sign": Entry("Sign a release with offline keys.", ("wildflower.server.cli.sign:app",)),
     "rollout": Entry(
         "Bring a release to devices, in stages.", ("wildflower.server.cli.rollout:app",)
+    ),
+    "bundle": Entry(
+        "Carry releases to devices without a network, and reports back.",
+        ("wildflower.server.cli.bundle:app", "wildflower.client.cli.bundle:app"),
     ),
     "fleet": Entry("Show the devices and what they run.", ("wildflower.server.cli.fleet:app",)),
     "strategies": Entry(
