@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 
 from wildflower.ota import canonical
+from wildflower.ota.delta.plan import is_worthwhile
 from wildflower.ota.errors import FormatError
 
 KIND: Final = "wildflower.release"
@@ -21,6 +22,7 @@ HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_FILE: Final = 2**31  # bytes; what ONNX itself can hold in one protobuf file
 NO_PROBATION: Final = ("probation_s", 0)
+MAX_DELTAS: Final = 5  # more would make every device read what a few of them need
 FILE_ROLES: Final = ("model", "golden", "baseline")
 """What a slot holds: the model, the inputs and outputs of its trial, the edges of its summaries."""
 
@@ -38,6 +40,23 @@ class FileEntry:
 
     role: str
     name: str
+    digest: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A shorter way to a release's model file, for devices that run another one.
+
+    Nothing is trusted because it stands here: what counts is the digest of the file that is made.
+
+    Attributes:
+        base: SHA-256 of the model file that it starts from, hex.
+        digest: SHA-256 of the delta itself, hex.
+        length: Bytes of the delta, at least 1 and at most 0.7 of the model file's.
+    """
+
+    base: str
     digest: str
     length: int
 
@@ -118,6 +137,9 @@ class Ceiling:
 class Release:
     """A model on its way out to one target group.
 
+    A manifest without deltas says nothing of them, so that it has the bytes it had before there
+    were any.
+
     Attributes:
         model_name: Name of the model's line, such as "digits".
         target_group: The devices that share this artifact: "<model name>.<device class>".
@@ -128,6 +150,7 @@ class Release:
         lineage: Where it came from.
         not_before: No device installs it earlier.
         ramp: Upper bounds on its spread that an online key cannot lift, by time.
+        deltas: Ways to the model file from earlier ones, at most 5, each from another.
     """
 
     model_name: str
@@ -139,6 +162,7 @@ class Release:
     lineage: Lineage
     not_before: datetime
     ramp: tuple[Ceiling, ...] = ()
+    deltas: tuple[Delta, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -187,6 +211,7 @@ class Release:
                     for step in self.ramp
                 ],
             }
+            | ({"deltas": [_fields(delta) for delta in self.deltas]} if self.deltas else {})
         )
 
     @classmethod
@@ -211,6 +236,7 @@ class Release:
                     Ceiling(canonical.from_time(step["after"]), int(step["permille"]))
                     for step in document["ramp"]
                 ),
+                deltas=tuple(_parsed(Delta, delta) for delta in document.get("deltas", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"release manifest: {error!r}") from error
@@ -240,6 +266,23 @@ class Release:
             raise FormatError(f"a probation lasts at most {MAX_PROBATION} s")
         if not all(0 <= step.permille <= 1000 for step in self.ramp):
             raise FormatError("a ramp's permille lies in [0, 1000]")
+        self._check_deltas()
+
+    def _check_deltas(self) -> None:
+        """Check the deltas' bounds; whether they are right is seen by who applies one."""
+        starts = {self.artifact.digest, *(delta.base for delta in self.deltas)}
+        if len(self.deltas) > MAX_DELTAS or len(starts) != 1 + len(self.deltas):
+            raise FormatError(
+                f"{len(self.deltas)} deltas: at most {MAX_DELTAS}, each from another model file"
+            )
+        for delta in self.deltas:
+            if not HEX_DIGEST.fullmatch(delta.base) or not HEX_DIGEST.fullmatch(delta.digest):
+                raise FormatError("a delta: its base and digest are SHA-256 in hex")
+            if delta.length < 1 or not is_worthwhile(delta.length, self.artifact.length):
+                raise FormatError(
+                    f"a delta of {delta.length} bytes to a file of {self.artifact.length}",
+                    hint="The whole file is the better way then.",
+                )
 
 
 def target_path(role: str, target_group: str, order: int) -> str:
@@ -257,7 +300,7 @@ def target_path(role: str, target_group: str, order: int) -> str:
     return f"models/{role}/{target_group}/{order}.json"
 
 
-P = TypeVar("P", FileEntry, Requirement, TrialBudget, Lineage)
+P = TypeVar("P", FileEntry, Delta, Requirement, TrialBudget, Lineage)
 
 
 def _parsed(kind: type[P], entry: Mapping[str, Any]) -> P:

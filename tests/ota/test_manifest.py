@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError
 from wildflower.ota.release.manifest import (
+    MAX_DELTAS,
     Ceiling,
+    Delta,
     FileEntry,
     Lineage,
     Release,
@@ -155,3 +157,50 @@ def test_a_ramp_that_has_not_begun_lets_nobody() -> None:
 
 def test_a_manifest_lies_where_its_role_may_sign() -> None:
     assert target_path("approved", "d.c", 12) == "models/approved/d.c/12.json"
+
+
+def deltas(count: int) -> tuple[Delta, ...]:
+    return tuple(Delta(f"{n:064x}", f"{n + 100:064x}", 80_000) for n in range(count))
+
+
+SHORTER = replace(RELEASE, deltas=deltas(MAX_DELTAS))
+
+
+def test_a_manifest_with_deltas_comes_back_as_it_was() -> None:
+    assert Release.from_bytes(SHORTER.to_bytes()) == SHORTER
+
+
+def test_a_manifest_without_deltas_does_not_speak_of_them() -> None:
+    assert b"deltas" not in RELEASE.to_bytes()
+    with pytest.raises(FormatError, match="does not know"):
+        Release.from_bytes(changed(("deltas",), []))
+
+
+def test_a_delta_may_have_seven_tenths_of_the_file_and_no_byte_more() -> None:
+    most = int(0.7 * RELEASE.artifact.length)
+    replace(RELEASE, deltas=(replace(deltas(1)[0], length=most),)).check()
+    with pytest.raises(FormatError, match=f"a delta of {most + 1} bytes to a file of 123600"):
+        replace(RELEASE, deltas=(replace(deltas(1)[0], length=most + 1),)).check()
+
+
+ONE = {"base": "00" * 32, "digest": "11" * 32, "length": 9}
+NO_DELTAS: dict[str, Any] = {
+    "no list": 3,
+    "a text": "deltas",
+    "more than five": [ONE | {"base": f"{n:064x}"} for n in range(6)],
+    "a base twice": [ONE, ONE | {"digest": "22" * 32}],
+    "from the file itself": [ONE | {"base": RELEASE.artifact.digest}],
+    "a base that is none": [ONE | {"base": "../slot"}],
+    "a digest that is none": [ONE | {"digest": ""}],
+    "an empty delta": [ONE | {"length": 0}],
+    "a length that is a text": [ONE | {"length": "9"}],
+    "a length that is a truth": [ONE | {"length": True}],
+    "a delta that lacks": [{"base": "00" * 32}],
+    "a delta with too much": [ONE | {"codec": "lzma"}],
+}
+
+
+@pytest.mark.parametrize("value", NO_DELTAS.values(), ids=NO_DELTAS)
+def test_deltas_out_of_bounds_are_no_manifest(value: Any) -> None:
+    with pytest.raises(FormatError):
+        Release.from_bytes(changed(("deltas",), value))
