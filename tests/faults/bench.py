@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Final
@@ -139,6 +139,8 @@ class Bench:
         second: The one that is offered.
         now: The device's time.
         timeout_s: How long it waits for a byte.
+        settings: What is changed in its settings.
+        looks: How often it looks for news before it is switched off; an hour passes in between.
     """
 
     place: Path
@@ -149,6 +151,8 @@ class Bench:
     second: Bundle
     now: datetime = field(default_factory=today)
     timeout_s: float = TIMEOUT_S
+    settings: dict[str, Any] = field(default_factory=dict)
+    looks: int = 1
     made: int = 0
 
     @property
@@ -180,6 +184,8 @@ class Bench:
             "source": self.server.url,
             "clock": str(clock),
             "timeout_s": self.timeout_s,
+            "settings": self.settings,
+            "looks": self.looks,
         }
 
     def run(self, device: Path) -> Ended:
@@ -206,13 +212,16 @@ class Bench:
 
 
 @contextmanager
-def bench(place: Path, *, padding: int = 0, bad: bool = False) -> Iterator[Bench]:
+def bench(
+    place: Path, *, padding: int = 0, bad: bool = False, probation_s: int = 0
+) -> Iterator[Bench]:
     """Set up a device that runs a release and is offered another.
 
     Args:
         place: A directory that is empty.
         padding: Bytes to add to the second release.
         bad: Whether the second one fails its trial.
+        probation_s: For how long the second one runs before it is committed.
     """
     with ExitStack() as stack:
         fake = stack.enter_context(FakeServer(place / "server"))
@@ -222,7 +231,10 @@ def bench(place: Path, *, padding: int = 0, bad: bool = False) -> Iterator[Bench
         stack.callback(devices.close)
         first = bundle(1, scale=1.0, not_before=LONG_AGO)
         golden = golden_of(scaling_model(2.0), off=0.5) if bad else None
-        second = bundle(2, scale=2.0, golden=golden, padding=padding, not_before=LONG_AGO)
+        trial = replace(first.release.trial, probation_s=probation_s)
+        second = bundle(
+            2, scale=2.0, golden=golden, padding=padding, not_before=LONG_AGO, trial=trial
+        )
         found = Bench(place, server, shelf, devices, first, second)
         fake.enrol(found.base)
         offer(fake.releases, first)

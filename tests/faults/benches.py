@@ -11,6 +11,7 @@ from tests.faults.strace import Fault
 
 from wildflower.ota.rollout.document import Order
 
+PROBATION_S: Final = 600
 INSTALLED: Final = ((1, COMMITTED), (2, COMMITTED))
 GIVEN_UP: Final = ((1, COMMITTED), (2, "rolled-back"))
 RECALLED: Final = (*INSTALLED, (3, "rolled-back"))
@@ -59,9 +60,36 @@ def recovery(place: Path, every: int = 1) -> Iterator[Matrix]:
         yield Matrix(found, ends, device, every)
 
 
+@contextmanager
+def on_probation(place: Path) -> Iterator[Bench]:
+    """Yield a bench whose base runs the second release, on probation, and has not told of it."""
+    with bench(place, probation_s=PROBATION_S) as found:
+        assert found.run(found.base).failures == ()
+        assert (found.base / "slots" / "current").readlink().name == found.second.digest
+        yield found
+
+
+@contextmanager
+def passed_probation(place: Path, every: int = 1) -> Iterator[Matrix]:
+    """A release on probation does well for long enough, and is committed."""
+    with on_probation(place) as found:
+        found.looks = 2
+        yield Matrix(found, [End(found.second, INSTALLED)], found.base, every)
+
+
+@contextmanager
+def failed_probation(place: Path, every: int = 1) -> Iterator[Matrix]:
+    """The owner's check says that a release harms the device: the one before comes back."""
+    with on_probation(place) as found:
+        found.settings = {"health_check": "/bin/false"}
+        yield Matrix(found, [End(found.first, GIVEN_UP)], found.base, every)
+
+
 MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix]]]] = {
     "update": update,
     "failed trial": failed_trial,
+    "passed probation": passed_probation,
+    "failed probation": failed_probation,
     "order back": recall,
     "recovery": recovery,
 }

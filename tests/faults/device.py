@@ -2,12 +2,14 @@
 
 python tests/faults/device.py        orders come in as lines of JSON, answers go out the same way
 
-An order names the device's directory, the server to ask and the file that holds the time. The
+An order names the device's directory, the server to ask, the file that holds the time, what is
+changed in the settings, and how often the device looks for news before it is switched off. The
 first one is carried out by this process itself, which loads whatever an update needs; every other
 one by a child, which may be held until a tracer has attached. Wired as `client.daemon` does it,
 without the channel: what is owed to the server stays in the journal.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -33,6 +35,8 @@ from wildflower.ota.errors import OtaError
 from wildflower.ota.release.fetch import ReleaseClient
 
 SAID = 4000  # bytes of an answer; errors of several sources are long
+AN_HOUR_S = 3600.0
+"""What passes between two looks at the clock that nobody can set."""
 PASSED = 0
 GAVE_UP = 1
 """Exit status of an agent that cannot start: it says why, and its supervisor starts it again."""
@@ -41,7 +45,7 @@ CRASHED = 70
 
 
 def update(order: dict[str, Any]) -> list[str]:
-    """Switch the device on for one look, as the agent's loop does; return what it could not do."""
+    """Switch the device on, as the agent's loop does; return what it could not do."""
     directory = Path(order["directory"])
     with alone(directory):
         return _update(directory, order)
@@ -52,7 +56,8 @@ def _update(directory: Path, order: dict[str, Any]) -> list[str]:
         return datetime.fromisoformat(Path(order["clock"]).read_text())
 
     config = load_config(directory)
-    config = replace(config, sources=(order["source"],), endpoints_device=order["source"])
+    source = order["source"]
+    config = replace(config, sources=(source,), endpoints_device=source, **order["settings"])
     identity, slots = Identity.load(directory), Slots(directory / "slots")
     journal = Journal.open(directory / "journal.db", now=system(), is_first=not slots.running())
     now = clock(journal, system)
@@ -73,8 +78,9 @@ def _update(directory: Path, order: dict[str, Any]) -> list[str]:
         releases=releases,
         now=now,
         should_stop=lambda: False,
+        steady=itertools.count(0.0, AN_HOUR_S).__next__,
     )
-    steps = (updates.begin, updates.look, updates.end)
+    steps = (updates.begin, *[updates.look] * order["looks"], updates.end)
     failures = [failure for step in steps if (failure := _guarded(step))]
     journal.close()
     return failures
