@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -87,6 +88,14 @@ class Identity:
     def sign(self, data: bytes) -> bytes:
         """Return an ECDSA P-256 signature over the SHA-256 of `data`, DER."""
         return self.private_key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+    def has_signed(self, data: bytes, signature: bytes) -> bool:
+        """Whether a signature is this device's."""
+        try:
+            self.private_key.public_key().verify(signature, data, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
 
     def ssl_context(self) -> ssl.SSLContext:
         """Return a context that shows the client certificate and trusts the pinned CA alone."""

@@ -126,6 +126,16 @@ class Publisher:
             )
             self._publish(Changes({ROLLOUT: renewed}))
 
+    def renew(self, lifetimes: Lifetimes) -> None:
+        """Sign snapshot and timestamp anew, good for as long as somebody needs.
+
+        One step under the repository's own lock: a command may do so beside a running server.
+
+        Raises:
+            RefusedError: A client would refuse it, because something offline has expired.
+        """
+        self._repository.publish(Changes(), self._keys, self._now(), lifetimes)
+
     def _add(
         self,
         role: str,

@@ -20,6 +20,7 @@ SIGNATURE: Final = "owed.sig"
 MAX_REPORTS: Final = 2000
 MAX_SUMMARIES: Final = 5000
 """More wait for the next time; the list stays far below what a document may have."""
+MAX_SIGNATURE: Final = 80  # bytes; ECDSA on P-256 in DER has at most 72
 MAX_SEQUENCE: Final = 2**53 - 1  # the largest number that JSON keeps exactly
 
 Item = tuple[int, str]
