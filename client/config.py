@@ -36,6 +36,7 @@ class AgentConfig:
         health_check: Executable of the owner's that looks after a release on probation; exit code
             0 says that the device does well. In its directory or absolute; "" for none.
         health_timeout_s: A check that takes longer says that it does not.
+        handler_timeout_s: A step of a handler that takes longer has failed.
         health_max_error_rate: Largest share of a release's inferences on probation that may fail,
             by what the application records; 1 for no limit.
         health_max_latency_ms: Largest 99th percentile of their latency; 0 for no limit.
@@ -66,6 +67,7 @@ class AgentConfig:
         "", "a path or empty", is_text, about="Executable that says whether the device does well"
     )
     health_timeout_s: float = _seconds(0.1, 3600.0, 30.0, "That check must end within")
+    handler_timeout_s: float = _seconds(1.0, 86_400.0, 600.0, "A step of a handler must end within")
     health_max_error_rate: float = setting(
         1.0,
         "a number in [0, 1], 1 for no limit",

@@ -69,7 +69,7 @@ class Handlers:
     Attributes:
         directory: The device's directory.
         device_class: The class it was enrolled in.
-        is_accepted: Whether its owner's policy accepts software at all.
+        accepted: Lines of software that its owner's policy accepts.
         timeout_s: A step that takes longer has failed.
         journal: Its memory.
         slots: Its slots, for reports.
@@ -81,7 +81,7 @@ class Handlers:
 
     directory: Path
     device_class: str
-    is_accepted: bool
+    accepted: tuple[str, ...]
     timeout_s: float
     journal: Journal
     slots: Slots
@@ -131,8 +131,9 @@ class Handlers:
 
     def refusal(self, software: Software) -> str:
         """Return why this device does not install it, found and expected; "" if it may."""
-        if not self.is_accepted:
-            return "found role 'software', which the policy of this device does not accept"
+        if software.name not in self.accepted:
+            accepted = ", ".join(self.accepted) or "none"
+            return f"line of software: found {software.name}, the owner accepts {accepted}"
         if software.device_class not in ("", self.device_class):
             return f"device class: found {self.device_class}, expected {software.device_class}"
         if version_key(wildflower.__version__) < version_key(software.agent_min):

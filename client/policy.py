@@ -14,6 +14,7 @@ from wildflower.client.settings_file import read, setting, write
 FILE: Final = "policy.toml"
 ROLES: Final = ("auto", "approved")
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 UNITS: Final = ("device", "example")
 
 
@@ -37,6 +38,10 @@ class Policy:
             0 for only when the agent begins.
         pinned_recall: "obey": a signed order takes back a release that is pinned here too; "keep":
             it stays, and the server is told.
+        software: Lines of software, such as "labels", that it installs by its owner's handlers
+            when the role `software` has signed them; none by default.
+        delta_fetch: "allowed": a model file may be made from the one that runs and a delta, and
+            fetched whole where that fails; "never": it is always fetched whole.
         delta: At which the epsilon is told; the device's own, because a server's would be a way
             around the limit.
     """
@@ -91,6 +96,18 @@ class Policy:
         '"obey" or "keep"',
         ("obey", "keep").__contains__,
         about="What to do when a pinned release is ordered back; it is reported either way",
+    )
+    software: tuple[str, ...] = setting(
+        (),
+        "list of at most 16 plain names; none: the role software is refused",
+        lambda v: len(v) <= 16 and all(isinstance(one, str) and PLAIN.fullmatch(one) for one in v),
+        about="Lines of software that the handlers of this device install",
+    )
+    delta_fetch: str = setting(
+        "allowed",
+        '"allowed" or "never"',
+        ("allowed", "never").__contains__,
+        about="Whether releases may come as their difference from what runs",
     )
     scrub_s: float = setting(
         86_400.0,

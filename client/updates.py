@@ -6,6 +6,8 @@ an update owes. What a source was refused for becomes a report of its own, once.
 
 import logging
 import math
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from wildflower.client.config import AgentConfig
 from wildflower.client.fetcher import Fetcher, Releases, running_artifact
 from wildflower.client.gate import Gate
 from wildflower.client.groups import find_group
+from wildflower.client.handlers import Handlers
 from wildflower.client.health import Watcher
 from wildflower.client.policy import Policy
 from wildflower.client.scrub import SETTLED, Scrub
@@ -29,12 +32,18 @@ from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FetchError, PostponedError, RefusedError
 from wildflower.ota.release.download import Refusal
 from wildflower.ota.release.manifest import Release
+from wildflower.ota.release.software import Software
 from wildflower.ota.rollout.document import RolloutDocument
 
 log = logging.getLogger(__name__)
 
 CLOCK_SUSPECT: Final = "; if others take it, the clock of this device is suspect"
 """What has expired for one device alone has not expired."""
+
+
+def end_in_good_order() -> None:
+    """End this process as its supervisor would; one that always starts it anew brings it back."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Repository(Releases, Protocol):
@@ -45,6 +54,10 @@ class Repository(Releases, Protocol):
 
     def release(self, path: str, *, accepted: tuple[str, ...], expected: str) -> Release:
         """Return the release at a target path, if an accepted role signed it."""
+        ...
+
+    def software(self, name: str) -> Software | None:
+        """Return the newest software of a line; None if nobody who may has signed any."""
         ...
 
 
@@ -61,6 +74,7 @@ class Updates:
         now: Its clock, never earlier than a time at which signed metadata was fresh.
         should_stop: Whether the agent is told to end.
         steady: Seconds of a clock that nobody can set.
+        restart: Ends the agent, so that whoever supervises it starts it anew.
         told: How many of the repository's refusals are in the journal.
         damaged: Digest of the running release if it is not what was signed any more; else "".
         group: The devices that share its artifact; "" until the repository has told.
@@ -75,6 +89,7 @@ class Updates:
     now: Callable[[], datetime]
     should_stop: Callable[[], bool]
     steady: Callable[[], float] = time.monotonic
+    restart: Callable[[], None] = end_in_good_order
     told: int = 0
     damaged: str = ""
     group: str = ""
@@ -115,6 +130,10 @@ class Updates:
                 shell.wake(self.journal, self.gate.around(fetcher.run), fetcher.received())
         except PostponedError:
             log.info("an update is under way and waits")
+        try:
+            self._handlers().begin(was_clean=was_clean)
+        except PostponedError as error:
+            log.info("software waits: %s", error)
 
     def go_on(self) -> None:
         """Go on with what waited for an application, if it waits no more.
@@ -140,12 +159,26 @@ class Updates:
             StorageError: The disk is full, read-only or broken.
         """
         try:
-            self._scrub_if_due()
-            self._look()
-        except PostponedError as error:
-            log.info("the update waits: %s", error)
+            try:
+                self._scrub_if_due()
+                self._look()
+            except PostponedError as error:
+                log.info("the update waits: %s", error)
+            self._look_for_software()
         finally:
             self.queue_refusals()
+
+    def _look_for_software(self) -> None:
+        """Look at the lines of software that the owner accepts; a model's update does not wait."""
+        handlers = self._handlers()
+        try:
+            handlers.resume()
+            for name in self.policy.software:
+                software = self.releases.software(name)
+                if software is not None:
+                    handlers.offer(software)
+        except PostponedError as error:
+            log.info("software waits: %s", error)
 
     def _look(self) -> None:
         run = self.gate.around(self._fetcher().run)
@@ -279,6 +312,20 @@ class Updates:
         key = f"damage/{about}/{canonical.to_time(self.now())[:10]}"
         self._queue(key, Outcome.FAILED, rollout="", release=self.damaged, reason=reason)
 
+    def _handlers(self) -> Handlers:
+        return Handlers(
+            directory=self.config.directory,
+            device_class=self.config.device_class,
+            accepted=self.policy.software,
+            timeout_s=self.config.handler_timeout_s,
+            journal=self.journal,
+            slots=self.slots,
+            releases=self.releases,
+            now=self.now,
+            should_stop=self.should_stop,
+            restart=self.restart,
+        )
+
     def _scrub(self) -> Scrub:
         downloads = self.config.directory / "downloads"
         return Scrub(self.slots, self.releases, downloads, self.should_stop)
@@ -293,6 +340,7 @@ class Updates:
             watch=self._watcher.look,
             now=self.now,
             should_stop=self.should_stop,
+            deltas=self.policy.delta_fetch == "allowed",
         )
 
 

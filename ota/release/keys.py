@@ -43,6 +43,8 @@ ROLLOUT: Final = "rollout"
 DELEGATED: Final = (AUTO, APPROVED, ROLLOUT)
 ROLES: Final = ("root", "targets", *DELEGATED, "snapshot", "timestamp")
 """Every role of our repositories."""
+SOFTWARE: Final = "software"
+"""A role that a repository begins without (`ota.release.software_role`)."""
 
 MAX_KEY_FILE: Final = 10_000  # bytes; an encrypted Ed25519 key takes about 300
 

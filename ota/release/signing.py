@@ -32,7 +32,7 @@ from tuf.api.metadata import (
 
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, RefusedError, SigningError
-from wildflower.ota.release.keys import APPROVED, AUTO, DELEGATED, ROLLOUT, RoleKeys
+from wildflower.ota.release.keys import APPROVED, AUTO, DELEGATED, ROLLOUT, SOFTWARE, RoleKeys
 from wildflower.ota.release.manifest import Release, target_path
 from wildflower.ota.release.statement import statement_path
 
@@ -181,7 +181,8 @@ def next_snapshot(
     current = _read(Snapshot, metadata)
     for role, version in versions.items():
         known = current.signed.meta.get(f"{role}.json")
-        if known is None or version <= known.version:
+        is_first = known is None and (role, version) == (SOFTWARE, 1)  # it was just delegated
+        if not is_first and (known is None or version <= known.version):
             found = "no such role" if known is None else f"version {known.version} is published"
             raise SigningError(f"{role} cannot be published in version {version}: {found}")
         current.signed.meta[f"{role}.json"] = MetaFile(version)

@@ -111,5 +111,15 @@ class Software:
                 raise FormatError(f"file {entry.name}: digest or length out of range")
 
 
+def software_path(name: str) -> str:
+    """Return where the newest document of a line lies among the TUF targets.
+
+    Example:
+        >>> software_path("labels")
+        'software/labels.json'
+    """
+    return f"software/{name}.json"
+
+
 def _entry(found: dict[str, Any]) -> FileEntry:
     return FileEntry(PAYLOAD, found["name"], found["digest"], found["length"])

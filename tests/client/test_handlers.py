@@ -106,7 +106,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     handlers = Handlers(
         directory=tmp_path,
         device_class="linux-generic",
-        is_accepted=True,
+        accepted=("labels",),
         timeout_s=20.0,
         journal=journal,
         slots=Slots(tmp_path / "slots"),
@@ -139,7 +139,8 @@ def test_a_lower_order_of_the_line_is_passed_over(bench: Bench) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "by policy": ({"is_accepted": False}, {}, "which the policy of this device does not accept"),
+    "by policy": ({"accepted": ()}, {}, "found labels, the owner accepts none"),
+    "another line": ({}, {"name": "agent"}, "found agent, the owner accepts labels"),
     "another class": ({}, {"device_class": "tiny"}, "found linux-generic, expected tiny"),
     "a newer agent": ({}, {"agent_min": "99.0"}, "expected >= 99.0"),
     "no such handler": ({}, {"handler": "rootfs"}, "this device has no handler 'rootfs'"),
