@@ -141,6 +141,7 @@ class Bench:
         timeout_s: How long it waits for a byte.
         settings: What is changed in its settings.
         looks: How often it looks for news before it is switched off; an hour passes in between.
+        is_bare: Whether a device may run nothing yet.
     """
 
     place: Path
@@ -153,6 +154,7 @@ class Bench:
     timeout_s: float = TIMEOUT_S
     settings: dict[str, Any] = field(default_factory=dict)
     looks: int = 1
+    is_bare: bool = False
     made: int = 0
 
     @property
@@ -161,9 +163,20 @@ class Bench:
         return self.place / "device"
 
     @property
+    def enrolled(self) -> Path:
+        """A device that has never looked for a release."""
+        return self.place / "enrolled"
+
+    @property
     def known(self) -> dict[str, Release]:
         """Every release that was ever signed."""
         return {one.digest: one.release for one in (self.first, self.second)}
+
+    def complaints(self, device: Path) -> list[str]:
+        """Return what is wrong with what a device would run this very moment; [] for nothing."""
+        if self.is_bare and not Slots(device / "slots").running():
+            return []
+        return complaints(device, self.known)
 
     def copy(self, of: Path | None = None) -> Path:
         """Return a device that is in the state of another one."""
@@ -237,6 +250,7 @@ def bench(
         )
         found = Bench(place, server, shelf, devices, first, second)
         fake.enrol(found.base)
+        shutil.copytree(found.base, found.enrolled)
         offer(fake.releases, first)
         failures = devices.warm(found.order(found.base))
         assert not failures, failures

@@ -30,6 +30,14 @@ def of_update(found: Bench, every: int = 1) -> Matrix:
 
 
 @contextmanager
+def first_release(place: Path, every: int = 1) -> Iterator[Matrix]:
+    """A device that was enrolled just now gets its first release."""
+    with bench(place) as found:
+        found.is_bare = True
+        yield Matrix(found, [End(found.second, INSTALLED[:1])], found.enrolled, every)
+
+
+@contextmanager
 def failed_trial(place: Path, every: int = 1) -> Iterator[Matrix]:
     """A release fails its trial, is quarantined and left; crashes from the trial on."""
     with bench(place, bad=True) as found:
@@ -87,6 +95,7 @@ def failed_probation(place: Path, every: int = 1) -> Iterator[Matrix]:
 
 MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix]]]] = {
     "update": update,
+    "first release": first_release,
     "failed trial": failed_trial,
     "passed probation": passed_probation,
     "failed probation": failed_probation,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.device_fakes import Bundle
-from tests.faults.bench import COMMITTED, Bench, complaints, losses, told
+from tests.faults.bench import COMMITTED, Bench, losses, told
 from tests.faults.device import CRASHED
 from tests.faults.disk import Disk, View
 from tests.faults.strace import WRITES, Call, Fault
@@ -93,7 +93,7 @@ class Matrix:
             fault = Fault(call.name, str(call.count))
             if not self.bench.trace(device, fault).is_killed:
                 continue  # this run took another way and never came there
-            torn = complaints(device, self.bench.known)
+            torn = self.bench.complaints(device)
             yield Verdict(f"{fault}: {Path(call.path).name}", tuple(torn), self._recovered(device))
 
     def errors(self, error: str) -> Iterator[Verdict]:
@@ -105,10 +105,10 @@ class Matrix:
             device = self.bench.copy(self.base)
             fault = Fault(call.name, str(call.count), error)
             ended = self.bench.trace(device, fault)
-            torn = complaints(device, self.bench.known)
+            torn = self.bench.complaints(device)
             torn += [f"crashed: {ended.failures}"] * (ended.status == CRASHED)
             self.bench.later(device)
-            lost = complaints(device, self.bench.known)
+            lost = self.bench.complaints(device)
             found, expected = told(device), self.ends[0].reports
             if _count(found) != _count(expected):
                 lost.append(f"owes the reports {found} after {ended.failures}")
@@ -132,7 +132,7 @@ class Matrix:
         if state not in self._known:
             device = self.bench.fresh()
             disk.lay_out(device, view)
-            torn = complaints(device, self.bench.known)
+            torn = self.bench.complaints(device)
             self._known[state] = Verdict(point, tuple(torn), self._recovered(device))
         found = self._known[state]
         return Verdict(f"{point} {found.point.rpartition(' ')[2]}", found.torn, found.lost)
@@ -143,7 +143,7 @@ class Matrix:
         ended = self.bench.run(device)
         if ended.status != 0:
             found.append(f"the next start ended with {ended.status}: {ended.failures}")
-        found += complaints(device, self.bench.known)
+        found += self.bench.complaints(device)
         wrong = [end.losses(device) for end in self.ends]
         if all(wrong):
             found += wrong[0] + [str(ended.failures)]
