@@ -36,6 +36,7 @@ from wildflower.client.errors import AgentError, ClientError
 from wildflower.client.identity import Identity
 from wildflower.client.notify import Notifier
 from wildflower.client.policy import load_policy
+from wildflower.client.power import METERED_VARIABLE, Senses, Timing
 from wildflower.client.spool import Spool
 from wildflower.client.training_child import TrainingProcess
 from wildflower.client.updates import Updates
@@ -113,14 +114,17 @@ def wire(
         now,
         wait=watched_wait(stop, notifier),
     )
+    policy = load_policy(directory)
+    senses = Senses(metered_command=os.environ.get(METERED_VARIABLE, ""))
     updates = Updates(
         config=config,
-        policy=load_policy(directory),
+        policy=policy,
         journal=journal,
         slots=slots,
         releases=releases,
         now=now,
         should_stop=watched_stop(stop, notifier),
+        why_wait=Timing(policy.fetching, senses.look, lambda: now().astimezone()).why_wait,
     )
     return Agent(
         config=config,

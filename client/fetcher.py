@@ -95,6 +95,7 @@ class Fetcher:
         watch: Looks after a release on probation.
         now: Its clock.
         should_stop: Whether the agent is told to end.
+        why_wait: Tells why a whole model file, or anything else, is not fetched now; "" if it may.
     """
 
     config: AgentConfig
@@ -105,6 +106,7 @@ class Fetcher:
     watch: Callable[[Watch], Event]
     now: Callable[[], datetime]
     should_stop: Callable[[], bool]
+    why_wait: Callable[[bool], str] = lambda _: ""
 
     @property
     def downloads(self) -> Path:
@@ -201,8 +203,18 @@ class Fetcher:
             for entry in release.files:
                 target = self.downloads / entry.digest
                 if not target.exists():
-                    self.releases.fetch(entry, target, should_stop=self.should_stop, budget=budget)
+                    self._fetch_whole(entry, target, budget)
         return Done()
+
+    def _fetch_whole(self, entry: FileEntry, target: Path, budget: ByteBudget) -> None:
+        is_model = entry.role == "model"
+        if why := self.why_wait(is_model):
+            raise PostponedError(why)
+        self.releases.fetch(entry, target, should_stop=self._pause(is_model), budget=budget)
+
+    def _pause(self, is_model: bool) -> Callable[[], bool]:
+        """Return what is asked between chunks: an owner's rule may begin to apply in mid-file."""
+        return lambda: self.should_stop() or bool(self.why_wait(is_model))
 
     @contextmanager
     def _budget(self, lengths: int) -> Iterator[ByteBudget]:

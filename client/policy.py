@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from wildflower.client.settings_file import read, setting, write
+from wildflower.ota.device.conditions import Metered, Rules, Window
+from wildflower.ota.errors import FormatError
 
 FILE: Final = "policy.toml"
 ROLES: Final = ("auto", "approved")
@@ -38,6 +40,10 @@ class Policy:
             0 for only when the agent begins.
         pinned_recall: "obey": a signed order takes back a release that is pinned here too; "keep":
             it stays, and the server is told.
+        metered: What is fetched over a metered network: "never" anything, with "delta"
+            all but a whole model file, "always" everything.
+        battery_min: With less charge, in percent, nothing is fetched unless on the mains.
+        window: When releases are fetched, by the device's clock, as "01:00-05:00"; "" for always.
         software: Lines of software, such as "labels", that it installs by its owner's handlers
             when the role `software` has signed them; none by default.
         delta_fetch: "allowed": a model file may be made from the one that runs and a delta, and
@@ -109,12 +115,36 @@ class Policy:
         ("allowed", "never").__contains__,
         about="Whether releases may come as their difference from what runs",
     )
+    metered: str = setting(
+        "always",
+        '"never", "delta" or "always"',
+        tuple(Metered).__contains__,
+        about="What is fetched over a metered network",
+    )
+    battery_min: int = setting(
+        0,
+        "percent in [0, 100]",
+        lambda v: 0 <= v <= 100,
+        about="With less charge nothing is fetched, unless on the mains",
+    )
+    window: str = setting(
+        "",
+        'HH:MM-HH:MM, or "" for always',
+        lambda v: not v or _is_window(v),
+        about="When releases are fetched, by the device's clock",
+    )
     scrub_s: float = setting(
         86_400.0,
         "seconds in [1, 31536000], 0 for only at the agent's start",
         lambda v: v == 0 or 1 <= v <= 31_536_000,
         about="How often what is installed is compared with what was signed",
     )
+
+    @property
+    def fetching(self) -> Rules:
+        """When releases are fetched."""
+        window = Window.parse(self.window) if self.window else None
+        return Rules(Metered(self.metered), self.battery_min, window)
 
 
 def load_policy(directory: Path) -> Policy:
@@ -129,3 +159,11 @@ def load_policy(directory: Path) -> Policy:
 def save_policy(policy: Policy, directory: Path) -> None:
     """Write a device's policy."""
     write(policy, directory / FILE)
+
+
+def _is_window(text: str) -> bool:
+    try:
+        Window.parse(text)
+    except FormatError:
+        return False
+    return True

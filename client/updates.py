@@ -74,6 +74,7 @@ class Updates:
         now: Its clock, never earlier than a time at which signed metadata was fresh.
         should_stop: Whether the agent is told to end.
         steady: Seconds of a clock that nobody can set.
+        why_wait: Tells why a whole model file, or anything else, is not fetched now; "" if it may.
         restart: Ends the agent, so that whoever supervises it starts it anew.
         told: How many of the repository's refusals are in the journal.
         damaged: Digest of the running release if it is not what was signed any more; else "".
@@ -89,6 +90,7 @@ class Updates:
     now: Callable[[], datetime]
     should_stop: Callable[[], bool]
     steady: Callable[[], float] = time.monotonic
+    why_wait: Callable[[bool], str] = lambda _: ""
     restart: Callable[[], None] = end_in_good_order
     told: int = 0
     damaged: str = ""
@@ -340,6 +342,7 @@ class Updates:
             watch=self._watcher.look,
             now=self.now,
             should_stop=self.should_stop,
+            why_wait=self.why_wait,
             deltas=self.policy.delta_fetch == "allowed",
         )
 
