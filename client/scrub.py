@@ -18,6 +18,7 @@ from wildflower.client.fetcher import Releases
 from wildflower.ota.device.machine import Phase
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FetchError, RefusedError
+from wildflower.ota.release.files import make_directory
 from wildflower.ota.release.manifest import FileEntry, Release
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Scrub:
         """Fetch one file again unless it is whole; return its name if it was not."""
         if self.slots.holds(release, entry):
             return ""
-        self.downloads.mkdir(exist_ok=True)
+        make_directory(self.downloads)
         fresh = self.downloads / entry.digest
         self.releases.fetch(entry, fresh, should_stop=self.should_stop, budget=None)
         self.slots.mend(release, entry, fresh)

@@ -22,7 +22,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Final
 
-from wildflower.ota.release.files import sync_directory
+from wildflower.ota.release.files import make_directory, sync_directory
 
 RECORD: Final = struct.Struct("<IQI")  # CRC-32 of what follows it, sequence, length
 SEGMENT: Final = 64 * 1024  # bytes; what one flipped byte can cost at most
@@ -52,7 +52,7 @@ class Spool:
             raise ValueError(f"a quota is at least {4 * SEGMENT} bytes, found {quota}")
         self._directory = directory
         self._quota = quota
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         with self._locked():
             if not (directory / "stream").is_file():
                 self._write("stream", os.urandom(16))

@@ -21,6 +21,7 @@ from typing import Final
 from wildflower.ota import canonical
 from wildflower.ota.device.decision import MANIFEST
 from wildflower.ota.errors import FormatError, RefusedError, StorageError
+from wildflower.ota.release.files import make_directory
 from wildflower.ota.release.manifest import FileEntry, Release
 
 CURRENT: Final = "current"
@@ -35,7 +36,7 @@ class Slots:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
 
     def path(self, release: str) -> Path:
         """Return where a release's slot is, or would be."""

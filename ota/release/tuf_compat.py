@@ -18,7 +18,7 @@ from typing import Final
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from wildflower.ota.release.files import sync_directory, write_durably
+from wildflower.ota.release.files import make_directory, sync_directory, write_durably
 
 PRIVATE_NAMES: Final = ("_dir", "_persist_file", "_trusted_set", "_update_root_symlink")
 """What is used of `Updater` beside its public names."""
@@ -50,7 +50,7 @@ class DurableUpdater(Updater):
         root: bytes,
         now: datetime,
     ) -> None:
-        cache.mkdir(parents=True, exist_ok=True)
+        make_directory(cache)
         super().__init__(
             str(cache),
             metadata_url,
