@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final, Protocol, assert_never
 
 from wildflower.client.config import AgentConfig
+from wildflower.client.delta_fetch import DeltaFetch
 from wildflower.client.self_report import measure_self
 from wildflower.ota.device import decision
 from wildflower.ota.device.decision import Standing
-from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.effects import (
     Commit,
     Confirm,
@@ -35,6 +35,7 @@ from wildflower.ota.device.effects import (
     Verify,
     Watch,
 )
+from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.machine import Done, Event, Failed, Switched
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.device.slots import Slots, check_file, storage_error
@@ -95,6 +96,7 @@ class Fetcher:
         watch: Looks after a release on probation.
         now: Its clock.
         should_stop: Whether the agent is told to end.
+        deltas: Whether a model file may be made from what runs and a delta.
         why_wait: Tells why a whole model file, or anything else, is not fetched now; "" if it may.
     """
 
@@ -106,6 +108,7 @@ class Fetcher:
     watch: Callable[[Watch], Event]
     now: Callable[[], datetime]
     should_stop: Callable[[], bool]
+    deltas: bool = True
     why_wait: Callable[[bool], str] = lambda _: ""
 
     @property
@@ -200,6 +203,8 @@ class Fetcher:
         lengths = sum(entry.length for entry in release.files)
         self.slots.require_space(max(0, 2 * lengths - self.received()))  # downloads and the slot
         with self._budget(lengths) as budget:
+            if self.deltas and not self.why_wait(False):
+                self._delta_fetch().run(release, budget)
             for entry in release.files:
                 target = self.downloads / entry.digest
                 if not target.exists():
@@ -215,6 +220,16 @@ class Fetcher:
     def _pause(self, is_model: bool) -> Callable[[], bool]:
         """Return what is asked between chunks: an owner's rule may begin to apply in mid-file."""
         return lambda: self.should_stop() or bool(self.why_wait(is_model))
+
+    def _delta_fetch(self) -> DeltaFetch:
+        return DeltaFetch(
+            journal=self.journal,
+            slots=self.slots,
+            files=self.releases,
+            downloads=self.downloads,
+            now=self.now,
+            should_stop=self._pause(is_model=False),
+        )
 
     @contextmanager
     def _budget(self, lengths: int) -> Iterator[ByteBudget]:

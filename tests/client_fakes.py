@@ -10,6 +10,7 @@ import json
 import queue
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -123,6 +124,7 @@ class FakeServer:
         refuse: The error it answers enrolments with; "" to enrol.
         enrolled: Bodies of the requests to enrol that came in.
         asked: Paths that were asked for.
+        served: Bytes of files of releases that were sent, by their digest.
         reports: Reports that came in, as they were signed.
         summaries: (sequence, payload) that came in.
         check_ins: Self-reports that came in.
@@ -139,6 +141,7 @@ class FakeServer:
         self.refuse = ""
         self.enrolled: list[dict[str, str]] = []
         self.asked: list[str] = []
+        self.served = Counter[str]()
         self.reports: list[DeviceReport] = []
         self.signatures: list[bytes] = []
         self.summaries: list[tuple[int, bytes]] = []
@@ -333,6 +336,7 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             self.end_headers()
             self.wfile.write(part[:served])
+            server.served[digest] += len(part[:served])
             self.close_connection = self.close_connection or served < len(part)
 
         def _file(self, path: Path) -> None:

@@ -30,6 +30,7 @@ BAD = {
     "no epsilon": ("max_epsilon_per_month = nan", "= nan is not allowed", "[0, 1000]"),
     "unit": ('unit = "person"', "unit = 'person' is not allowed", '"example"'),
     "delta": ("delta = 0.5", "delta = 0.5 is not allowed", "[1e-15, 0.01]"),
+    "delta fetch": ('delta_fetch = "always"', "delta_fetch = 'always' is not", '"never"'),
     "fraction": ("min_cohort = 2.5", "min_cohort = 2.5 is not allowed", "a number"),
 }
 
