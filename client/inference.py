@@ -23,6 +23,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -114,7 +115,8 @@ class ModelSlot:
         self._installed: Installed | None = None
         self._recorder: Recorder | None = None
         self._loading: Loading | None = None
-        self._writing: threading.Thread | None = None
+        self._writer = ThreadPoolExecutor(1, "summary")  # its thread begins with the first one
+        self._writing: Future[None] | None = None
         self._kept = 0  # sessions that keep the model
         self._start = clock()
         self.refusal: str = ""
@@ -239,15 +241,12 @@ class ModelSlot:
     def _cut_beside(self) -> None:
         """Cut without waiting for the disk."""
         window = self._take_window()
-        if window is None:
-            return
-        self._await_writing()
-        self._writing = threading.Thread(target=self._write, args=(window,), name="summary")
-        self._writing.start()
+        if window is not None:
+            self._writing = self._writer.submit(self._write_beside, window)
 
     def _await_writing(self) -> None:
         if self._writing is not None:
-            self._writing.join()  # one at a time: summaries keep their order
+            wait([self._writing])  # summaries keep their order
 
     def _take_window(self) -> _Window | None:
         """Return what was recorded since the last cut, and begin anew."""
@@ -256,6 +255,12 @@ class ModelSlot:
             return None
         self._recorder = Recorder(self._installed.artifact, self._installed.baseline)
         return _Window(recorder, start, self._start)
+
+    def _write_beside(self, window: _Window) -> None:
+        try:
+            self._write(window)
+        except OSError as error:
+            log.error("a summary is lost: %s", error)
 
     def _write(self, window: _Window) -> int:
         dropped = self._spool.take_dropped()

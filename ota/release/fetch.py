@@ -110,6 +110,7 @@ class ReleaseClient:
         self._now = now
         self._surroundings = Surroundings(wait=wait, draw=draw, now=now)
         self._promised: dict[str, str] = {}
+        self._documents: dict[str, bytes] = {}
         self._views: dict[str, tuple[HttpSource, TrustedView]] = {}
 
     def refresh(self) -> None:
@@ -136,9 +137,10 @@ class ReleaseClient:
 
         def read(view: TrustedView) -> RolloutDocument | None:
             path = document_path(target_group)
-            data = view.target(path)
+            data = view.target(path, known=self._documents.get(path, b""))
             if data is None:
                 return None
+            self._documents[path] = data  # an idle look costs two requests, not three
             document = _parsed(RolloutDocument.from_bytes, path, data)
             if document.target_group != target_group:
                 raise RefusedError(

@@ -446,6 +446,23 @@ def test_a_poll_without_news_costs_two_requests(bench: Bench) -> None:
     ]
 
 
+def test_a_document_that_is_still_what_is_signed_is_not_fetched_again(bench: Bench) -> None:
+    server, release = bench.serve(), bench.origin.publish(MODEL)
+    bench.origin.roll_out(release)
+    client = bench.client(server)
+    client.refresh()
+    first = client.rollout(GROUP)
+    server.asked.clear()
+    client.refresh()
+    assert client.rollout(GROUP) == first
+    assert len(server.asked) == 2
+    bench.origin.roll_out(release, permille=1)
+    client.refresh()
+    news = client.rollout(GROUP)
+    assert news is not None
+    assert news.permille == 1
+
+
 def test_a_group_without_a_rollout_has_none(bench: Bench) -> None:
     assert bench.client(bench.serve()).rollout(GROUP) is None
 
