@@ -9,7 +9,7 @@ from tests.device_fakes import NOON, Bundle, bundle, document, golden_of
 from tests.slots_fakes import scaling_model
 
 from wildflower.client.config import AgentConfig
-from wildflower.client.fetcher import Fetcher, running_artifact
+from wildflower.client.fetcher import BUDGET_MORE, BUDGET_TIMES, Fetcher, running_artifact
 from wildflower.ota.device import shell
 from wildflower.ota.device.decision import Standing
 from wildflower.ota.device.effects import (
@@ -51,12 +51,13 @@ ONE, TWO = bundle(1), bundle(2, scale=2.0)
 
 @dataclass
 class Shelf:
-    """Releases from memory; it may lose files, lie, and be closed."""
+    """Releases from memory; it may lose files, lie, be closed, and cost bytes for nothing."""
 
     blobs: dict[str, bytes] = field(default_factory=lambda: {**ONE.blobs, **TWO.blobs})
     found: RolloutDocument | None = None
     error: Exception | None = None
     fetched: list[str] = field(default_factory=list)
+    costs: int = 0
 
     def refresh(self) -> None:
         if self.error:
@@ -73,6 +74,9 @@ class Shelf:
         should_stop: Callable[[], bool],
         budget: ByteBudget | None,
     ) -> None:
+        if budget is not None and self.costs:
+            budget.spend(self.costs)
+            raise FetchError("cut")
         self.refresh()
         self.fetched.append(entry.name)
         destination.write_bytes(self.blobs[entry.digest])
@@ -105,6 +109,13 @@ def prepare(fetcher: Fetcher, one: Bundle, *, until: type[Effect] = Try) -> None
         if kind is until:
             return
         assert fetcher.run(kind(one.release)) == Done()
+
+
+def look(fetcher: Fetcher) -> Event | PostponedError:
+    try:
+        return fetcher.run(Fetch(ONE.release))
+    except PostponedError as error:
+        return error
 
 
 def commit(fetcher: Fetcher, *ones: Bundle) -> None:
@@ -151,6 +162,32 @@ def test_without_a_network_an_effect_is_postponed(
 def test_sources_that_lie_fail_the_attempt(fetcher: Fetcher, shelf: Shelf) -> None:
     shelf.error = RefusedError("wrong digest")
     assert fetcher.run(Fetch(ONE.release)) == Failed(Outcome.REFUSED, "wrong digest")
+
+
+def test_what_an_attempt_costs_is_counted_over_restarts_and_is_bounded(
+    fetcher: Fetcher, shelf: Shelf
+) -> None:
+    """A source sends the same bytes again and again, and the device starts again and again."""
+    length = sum(entry.length for entry in ONE.release.files)
+    shelf.costs = BUDGET_MORE * 2 // 5
+    events = [look(fetcher) for _ in range(3)]
+    assert [type(event) for event in events] == [PostponedError, PostponedError, Failed]
+    assert events[-1] == Failed(
+        Outcome.FAILED,
+        f"{3 * shelf.costs} bytes have come for this update, allowed are "
+        f"{BUDGET_TIMES * length + BUDGET_MORE}. A source sends the same bytes again and again; "
+        "what has arrived is kept.",
+    )
+
+
+def test_another_attempt_has_a_budget_of_its_own(fetcher: Fetcher, shelf: Shelf) -> None:
+    fetcher.journal.save(State(Phase.FETCHING, ONE.release, attempt=1))
+    fetcher.journal.set_fact("spent", f"1 {10**9}")
+    shelf.costs = 1
+    assert isinstance(look(fetcher), Failed)
+    fetcher.journal.save(State(Phase.FETCHING, ONE.release, attempt=2))
+    assert isinstance(look(fetcher), PostponedError)
+    assert fetcher.journal.fact("spent") == "2 1"
 
 
 def test_a_full_disk_fails_the_attempt_and_says_what_to_do(fetcher: Fetcher, shelf: Shelf) -> None:
