@@ -10,6 +10,8 @@ import typer
 from wildflower.client.agent import status_of
 from wildflower.client.config import load_config
 from wildflower.client.daemon import run_daemon
+from wildflower.client.hold import Holds
+from wildflower.client.owner import load_owner
 from wildflower.ota import canonical
 from wildflower.ota.device.journal import Entry, Journal
 from wildflower.ota.device.report import Outcome
@@ -41,6 +43,15 @@ class QuarantineLine:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldLine:
+    """An application that keeps the model as it is."""
+
+    holder: str
+    reason: str
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class AgentStatus:
     """How a device is."""
 
@@ -55,6 +66,9 @@ class AgentStatus:
     artifact: str
     damaged: bool
     training: bool
+    holds: list[HoldLine]
+    paused: str
+    pinned: str
     as_of: str
     unsent_reports: int
     reports: list[ReportLine]
@@ -81,6 +95,7 @@ def status(
     config = load_config(directory)
     found = status_of(directory)
     entries, quarantined = _remembered(directory / "journal.db")
+    owner = load_owner(directory)
     refused = [entry for entry in entries if entry.outcome is Outcome.REFUSED]
     return AgentStatus(
         device_id=config.device_id,
@@ -94,6 +109,12 @@ def status(
         artifact=str(found.get("artifact", "")),
         damaged=bool(found.get("damaged", False)),
         training=bool(found.get("training", False)),
+        holds=[
+            HoldLine(hold.holder, hold.reason, round(hold.left_s, 1))
+            for hold in Holds(directory).standing()
+        ],
+        paused=owner.paused,
+        pinned=owner.pinned,
         as_of=str(found.get("at", "")),
         unsent_reports=sum(not entry.sent for entry in entries),
         reports=_lines([entry for entry in entries if entry not in refused][-last:]),

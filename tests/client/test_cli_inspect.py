@@ -104,6 +104,16 @@ def test_what_is_wrong_is_told_with_what_runs_and_what_to_do(
     assert all(one["advice"] for one in warned)
 
 
+def test_the_status_says_who_keeps_new_releases_out(
+    kit: Kit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_owner(Owner("fair", "ab" * 32), kit.directory)
+    with Holds(kit.directory).hold("measuring", max_s=60):
+        _, told = call(capsys, "agent", "status", "--dir", str(kit.directory))
+    (hold,) = told["holds"]
+    assert (told["paused"], told["pinned"], hold["reason"]) == ("fair", "ab" * 32, "measuring")
+
+
 def test_a_device_where_nothing_can_answer_is_not_well(
     kit: Kit, server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
