@@ -174,6 +174,7 @@ class Server:
             publisher=self.publisher,
             now=utc_now,
             stopping=self.stopping,
+            probation_s=self.settings.probation_s,
         )
         rollouts = RolloutRunner(
             store=self.store,

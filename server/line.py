@@ -8,7 +8,7 @@ every effect may be repeated.
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Protocol, assert_never
 
@@ -84,6 +84,7 @@ class LineRunner:
         publisher: Has releases signed and published.
         now: The clock.
         stopping: Ends the thread and its child when set.
+        probation_s: For how long each release runs, healthy, before a device commits it.
     """
 
     def __init__(
@@ -96,8 +97,10 @@ class LineRunner:
         publisher: Signs,
         now: Callable[[], datetime],
         stopping: threading.Event,
+        probation_s: int = 0,
     ) -> None:
         self._store, self._bus, self._blobs = store, bus, blobs
+        self._probation_s = probation_s
         self._build, self._publisher, self._now = build, publisher, now
         self._stopping = stopping
         self._submitting = threading.Lock()
@@ -252,7 +255,7 @@ class LineRunner:
             order=max([order, *(other + 1 for other in others)]),
             files=one.files,
             requires=one.requires,
-            trial=one.trial,
+            trial=replace(one.trial, probation_s=self._probation_s),
             lineage=Lineage(state.model, model.training_id, model.round_number, one.gate_report),
             not_before=model.created_at,
         )

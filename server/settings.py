@@ -3,7 +3,7 @@
     [server]     host, names, profile, database, device_certificate_days
     [listeners]  enrol_port, device_port, channel_port, operator_port, superlink_port
     [learning]   app, proxy_data, quorum, round_deadline_s
-    [release]    model_name, blobs
+    [release]    model_name, blobs, probation_s
     [privacy]    helpers, key_holder, key_holder_token
 
 Every error names the key, the value and what is allowed.
@@ -22,6 +22,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
+from wildflower.ota.release.manifest import MAX_PROBATION
 from wildflower.server.errors import SettingsError
 
 FILE: Final = "server.toml"
@@ -83,6 +84,8 @@ class Settings:
         round_deadline_s: After this many seconds a round ends with those who answered.
         model_name: Name of the model's line; part of its target groups' names.
         blobs: Directory of the content-addressed files.
+        probation_s: For how long a release runs on a device, healthy, before it is committed; 0
+            for not at all.
         helpers: Helpers of one-shot rounds, each `https://host:port#digest of its key`.
         key_holder: Key holder of homomorphic rounds, in the same form; "" for none.
         key_holder_token: File that holds what the key holder knows this server by.
@@ -117,6 +120,9 @@ class Settings:
     )
     blobs: str = _key(
         "release", "blobs", "a directory", lambda value: value != "" and value.isprintable()
+    )
+    probation_s: int = _key(
+        "release", 0, "seconds in [0, 2592000]", lambda value: 0 <= value <= MAX_PROBATION
     )
 
     helpers: tuple[str, ...] = _key(

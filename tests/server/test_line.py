@@ -129,6 +129,7 @@ class World:
     publisher: FakePublisher = field(default_factory=FakePublisher)
     worker: FakeWorker = field(default_factory=FakeWorker)
     has_proxy: bool = True
+    probation_s: int = 0
 
     def runner(self) -> LineRunner:
         """Return a runner, as a server's start makes it."""
@@ -141,6 +142,7 @@ class World:
             publisher=self.publisher,
             now=SetClock(),
             stopping=threading.Event(),
+            probation_s=self.probation_s,
         )
 
     def train(self, name: str, *, is_task: float = 1.0, **metrics: float) -> Model:
@@ -201,6 +203,16 @@ def test_a_finished_training_becomes_releases_by_itself(world: World) -> None:
         assert all(world.blobs.has(entry.digest) for entry in manifest.files)
         assert one.passed
     assert world.kinds() == ["line.built", "line.gated", "line.signed", "line.published"]
+
+
+def test_a_probation_that_the_operator_wants_is_signed(world: World) -> None:
+    world.probation_s = 600
+    made = world.train("one", accuracy=0.9)
+    world.runner().run_pending()
+    require_published(world, made)
+    for record in world.store.all(ReleaseRecord):
+        manifest = Release.from_bytes(world.blobs.read(record.digest))
+        assert manifest.trial.probation_s == 600
 
 
 def test_what_is_published_is_left_alone(world: World) -> None:

@@ -98,6 +98,11 @@ WRONG = {
     "host with a path": ('[server]\nhost = "a/b"', "host = 'a/b'", "host name"),
     "a line break": ('[learning]\napp = "a\\nb"', "app = 'a\\nb'", "module:object"),
     "a model with a slash": ('[release]\nmodel_name = "a/b"', "model_name = 'a/b'", "letters"),
+    "a probation of years": (
+        "[release]\nprobation_s = 99999999",
+        "probation_s = 99999999",
+        "seconds in [0, 2592000]",
+    ),
     "no blobs": ('[release]\nblobs = ""', "blobs = ''", "directory"),
     "a table": ("[server.host]\nx = 1", "host = {'x': 1}", "host name"),
 }
