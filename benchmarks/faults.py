@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.faults.bench import bench
+from tests.faults.bench import bench, pair
 from tests.faults.benches import MATRICES
 from tests.faults.crashes import Verdict
 from tests.faults.scenarios import PADDING, SCENARIOS, WEATHER, Scenario, weather
@@ -74,7 +74,7 @@ def errors(*, quick: bool) -> dict[str, Count]:
 def byte_ratios(*, quick: bool) -> tuple[dict[str, float], dict[str, Count]]:
     """Return bytes sent by bytes of the update, in each weather, and how each one ended."""
     ratios, counts = {}, {}
-    with tempfile.TemporaryDirectory() as place, bench(Path(place), padding=PADDING) as found:
+    with tempfile.TemporaryDirectory() as place, bench(Path(place), pair(padding=PADDING)) as found:
         for name in RATIOS.values() if quick else WEATHER:
             count = counts[f"network: {name}"] = Count(1)
             try:

@@ -224,17 +224,28 @@ class Bench:
             self.now = now
 
 
+def pair(*, padding: int = 0, bad: bool = False, probation_s: int = 0) -> tuple[Bundle, Bundle]:
+    """Return two releases.
+
+    Args:
+        padding: Bytes to add to the second one.
+        bad: Whether the second one fails its trial.
+        probation_s: For how long the second one runs before it is committed.
+    """
+    first = bundle(1, scale=1.0, not_before=LONG_AGO)
+    golden = golden_of(scaling_model(2.0), off=0.5) if bad else None
+    trial = replace(first.release.trial, probation_s=probation_s)
+    second = bundle(2, scale=2.0, golden=golden, padding=padding, not_before=LONG_AGO, trial=trial)
+    return first, second
+
+
 @contextmanager
-def bench(
-    place: Path, *, padding: int = 0, bad: bool = False, probation_s: int = 0
-) -> Iterator[Bench]:
+def bench(place: Path, releases: tuple[Bundle, Bundle] | None = None) -> Iterator[Bench]:
     """Set up a device that runs a release and is offered another.
 
     Args:
         place: A directory that is empty.
-        padding: Bytes to add to the second release.
-        bad: Whether the second one fails its trial.
-        probation_s: For how long the second one runs before it is committed.
+        releases: Both; a plain pair if not given.
     """
     with ExitStack() as stack:
         fake = stack.enter_context(FakeServer(place / "server"))
@@ -242,12 +253,7 @@ def bench(
         server = stack.enter_context(FaultServer(shelf))
         devices = Devices()
         stack.callback(devices.close)
-        first = bundle(1, scale=1.0, not_before=LONG_AGO)
-        golden = golden_of(scaling_model(2.0), off=0.5) if bad else None
-        trial = replace(first.release.trial, probation_s=probation_s)
-        second = bundle(
-            2, scale=2.0, golden=golden, padding=padding, not_before=LONG_AGO, trial=trial
-        )
+        first, second = releases or pair()
         found = Bench(place, server, shelf, devices, first, second)
         fake.enrol(found.base)
         shutil.copytree(found.base, found.enrolled)

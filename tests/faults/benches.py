@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.faults.bench import COMMITTED, Bench, bench
+from tests.delta_fakes import delta_of, model_of, with_deltas
+from tests.faults.bench import COMMITTED, Bench, bench, pair
 from tests.faults.crashes import End, Matrix, after_trial
 from tests.faults.strace import Fault
 
@@ -30,6 +31,17 @@ def of_update(found: Bench, every: int = 1) -> Matrix:
 
 
 @contextmanager
+def delta(place: Path, every: int = 1) -> Iterator[Matrix]:
+    """The model of the release is made from the one that runs and a delta."""
+    old, new = with_deltas(1), with_deltas(2, ((model_of(1), delta_of(1, 2)),))
+    with bench(place, (old, new)) as found:
+        whole = f"/blobs/{new.release.artifact.digest}"
+        assert found.run(found.copy()).failures == ()
+        assert whole not in [path for path, _ in found.server.asked]
+        yield of_update(found, every)
+
+
+@contextmanager
 def first_release(place: Path, every: int = 1) -> Iterator[Matrix]:
     """A device that was enrolled just now gets its first release."""
     with bench(place) as found:
@@ -40,7 +52,7 @@ def first_release(place: Path, every: int = 1) -> Iterator[Matrix]:
 @contextmanager
 def failed_trial(place: Path, every: int = 1) -> Iterator[Matrix]:
     """A release fails its trial, is quarantined and left; crashes from the trial on."""
-    with bench(place, bad=True) as found:
+    with bench(place, pair(bad=True)) as found:
         end = End(found.first, GIVEN_UP)
         yield Matrix(found, [end], found.base, every, after_trial)
 
@@ -71,7 +83,7 @@ def recovery(place: Path, every: int = 1) -> Iterator[Matrix]:
 @contextmanager
 def on_probation(place: Path) -> Iterator[Bench]:
     """Yield a bench whose base runs the second release, on probation, and has not told of it."""
-    with bench(place, probation_s=PROBATION_S) as found:
+    with bench(place, pair(probation_s=PROBATION_S)) as found:
         assert found.run(found.base).failures == ()
         assert (found.base / "slots" / "current").readlink().name == found.second.digest
         yield found
@@ -95,6 +107,7 @@ def failed_probation(place: Path, every: int = 1) -> Iterator[Matrix]:
 
 MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix]]]] = {
     "update": update,
+    "update by delta": delta,
     "first release": first_release,
     "failed trial": failed_trial,
     "passed probation": passed_probation,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.faults.bench import Bench, bench
+from tests.faults.bench import Bench, bench, pair
 from tests.faults.scenarios import PADDING, SCENARIOS, WEATHER, Scenario, Weather, weather
 
 pytestmark = pytest.mark.timeout(600)
@@ -22,7 +22,7 @@ def drawn(table: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with bench(tmp_path_factory.mktemp("faults"), padding=PADDING) as found:
+    with bench(tmp_path_factory.mktemp("faults"), pair(padding=PADDING)) as found:
         yield found
 
 
