@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tests.faults.bench import bench
+from tests.faults.bench import Bench
+from tests.faults.benches import MATRICES
 from tests.faults.disk import Disk, View, files
 from tests.faults.strace import Call, Fault, read_log
 
@@ -98,11 +99,23 @@ def test_lines_of_strace_are_read_as_the_calls_they_are(tmp_path: Path) -> None:
     ]
 
 
+def is_replayed(bench: Bench, base: Path, fault: Fault | None = None) -> bool:
+    """Whether the replay of a run ends as the disk that the run left."""
+    device = bench.copy(base)
+    disk = Disk(device)
+    for call in bench.trace(device, fault).calls:
+        disk.apply(call)
+    return content(disk, View.LIVE) == content(Disk(device), View.LIVE)
+
+
 def test_the_replay_of_an_update_is_the_disk_that_it_left(tmp_path: Path) -> None:
-    with bench(tmp_path) as found:
-        for fault in (None, Fault("rename", "8")):
-            device = found.copy()
-            disk = Disk(device)
-            for call in found.trace(device, fault).calls:
-                disk.apply(call)
-            assert content(disk, View.LIVE) == content(Disk(device), View.LIVE)
+    with MATRICES["update"](tmp_path, 1) as matrix:
+        assert is_replayed(matrix.bench, matrix.base)
+        assert is_replayed(matrix.bench, matrix.base, Fault("rename", "8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MATRICES)
+def test_so_it_is_of_every_matrix(tmp_path: Path, name: str) -> None:
+    with MATRICES[name](tmp_path, 1) as matrix:
+        assert is_replayed(matrix.bench, matrix.base)
