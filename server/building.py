@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Protocol, Self
 
 from wildflower.ota.device.profile import CLASSES
 from wildflower.ota.errors import BuildError
 from wildflower.ota.release.files import write_durably
-from wildflower.ota.release.manifest import FileEntry, Requirement, TrialBudget
+from wildflower.ota.release.manifest import Delta, FileEntry, Requirement, TrialBudget
 from wildflower.server.supervise import run_once
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ WORKER: Final = "wildflower.ota.build.worker"
 TIME_S: Final = 1800.0  # a model's code may do anything; a large one takes minutes
 
 Answer = Mapping[str, Any]
+Earlier = Mapping[str, Sequence[str]]
+"""By device class, digests of the artifacts that were released before, the oldest first."""
+NONE: Final[Earlier] = MappingProxyType({})
 
 
 class BlobFiles(Protocol):
@@ -58,6 +62,7 @@ class Built:
         failures: Why not, a sentence a gate.
         requires: What a device must offer.
         trial: What it must show on the device.
+        deltas: Ways to the model from artifacts that were released before; blobs too.
     """
 
     device_class: str
@@ -68,6 +73,7 @@ class Built:
     failures: tuple[str, ...]
     requires: Requirement
     trial: TrialBudget
+    deltas: tuple[Delta, ...] = ()
 
     @property
     def artifact(self) -> FileEntry:
@@ -94,6 +100,7 @@ class Built:
             failures=tuple(found["failures"]),
             requires=Requirement(**found["requires"]),
             trial=TrialBudget(**found["trial"]),
+            deltas=tuple(Delta(**entry) for entry in found.get("deltas", ())),
         )
 
 
@@ -119,12 +126,13 @@ class Build:
         self._directory, self._blobs, self._proxy = directory, blobs, proxy
         self._run, self._classes = run, classes
 
-    def make(self, model: str, app: str) -> list[Built]:
+    def make(self, model: str, app: str, earlier: Earlier = NONE) -> list[Built]:
         """Build a model for every device class; what is cached is not built again.
 
         Args:
             model: Digest of the global model.
             app: Reference of its task.
+            earlier: What deltas are made from.
 
         Raises:
             BuildError: It cannot be built; the reason is the worker's.
@@ -144,6 +152,7 @@ class Build:
                     "classes": list(self._classes),
                     "store": str(self._directory / "cache"),
                     "out": str(out),
+                    "earlier": {name: self._paths(earlier[name]) for name in earlier},
                 }
             )
             if "error" in answer:
@@ -156,8 +165,8 @@ class Build:
         write_durably(self._answer(model), document)
         return built
 
-    def made(self, model: str, app: str) -> list[Built]:
-        """Return what was built from a model, built again if that is lost.
+    def made(self, model: str, app: str, earlier: Earlier = NONE) -> list[Built]:
+        """Return what was built from a model, built again as `make` does if that is lost.
 
         Raises:
             BuildError: It cannot be built again.
@@ -166,13 +175,18 @@ class Build:
             found = json.loads(self._answer(model).read_bytes())
             built = [Built.from_json(one) for one in found]
         except (OSError, ValueError, KeyError, TypeError):
-            return self.make(model, app)
+            return self.make(model, app, earlier)
         files = [entry.digest for one in built for entry in one.files]
-        return built if all(map(self._blobs.has, files)) else self.make(model, app)
+        files += [delta.digest for one in built for delta in one.deltas]
+        return built if all(map(self._blobs.has, files)) else self.make(model, app, earlier)
+
+    def _paths(self, digests: Sequence[str]) -> list[str]:
+        return [str(self._blobs.path(one)) for one in digests if self._blobs.has(one)]
 
     def _taken_in(self, one: Answer) -> Built:
         golden, baseline = one["golden"], one["baseline"]
-        for part in (one, golden, baseline, one["gate_report"]):
+        deltas = one.get("deltas", ())
+        for part in (one, golden, baseline, one["gate_report"], *deltas):
             self._blobs.put_file(Path(part["path"]))
         return Built(
             device_class=one["device_class"],
@@ -187,6 +201,7 @@ class Build:
             failures=tuple(one.get("failures", ())),
             requires=Requirement(**one["requires"]),
             trial=TrialBudget(**one["trial"]),
+            deltas=tuple(Delta(each["base"], each["digest"], each["length"]) for each in deltas),
         )
 
     def _answer(self, model: str) -> Path:

@@ -17,7 +17,7 @@ from wildflower.ota.build.gates import GateReport
 from wildflower.ota.errors import OtaError
 from wildflower.ota.release.manifest import Lineage, Release
 from wildflower.ota.release.provenance import DELTA, EPSILON, RoundRecord
-from wildflower.server.building import Build, Built
+from wildflower.server.building import Build, Built, Earlier
 from wildflower.server.errors import BlobError, NotFoundError, SignerError
 from wildflower.server.events import EventBus, Kind
 from wildflower.server.records import (
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 WAKE_S: Final = 30.0  # a line that was not woken looks after this long
 PAUSE_S: Final = 1.0  # after an unexpected error
 ROLE: Final = "auto"
+MOST_EARLIER: Final = 8
+"""Releases whose files the build is given: several may share a file, and it takes the last three
+that differ."""
 KINDS: Final[Mapping[machine.Phase, Kind]] = {
     machine.Phase.BUILT: Kind.LINE_BUILT,
     machine.Phase.GATED: Kind.LINE_GATED,
@@ -213,7 +216,7 @@ class LineRunner:
         """
         match effect:
             case machine.Build(model):
-                built = self._build.make(model, self._app_of(model))
+                built = self._build.make(model, self._app_of(model), self._earlier(model))
                 candidates = tuple(
                     machine.Candidate(one.device_class, one.artifact.digest, one.gate_report)
                     for one in built
@@ -236,7 +239,8 @@ class LineRunner:
         return [f"{one.device_class}: {failure}" for failure in report.failures]
 
     def _sign(self, state: machine.State, order: int) -> tuple[ReleaseRecord, ...]:
-        built = self._build.made(state.model, self._app_of(state.model))
+        model = state.model
+        built = self._build.made(model, self._app_of(model), self._earlier(model))
         return tuple(self._signed(one, state, order) for one in built)
 
     def _signed(self, one: Built, state: machine.State, order: int) -> ReleaseRecord:
@@ -258,6 +262,7 @@ class LineRunner:
             trial=replace(one.trial, probation_s=self._probation_s),
             lineage=Lineage(state.model, model.training_id, model.round_number, one.gate_report),
             not_before=model.created_at,
+            deltas=one.deltas,
         )
         path = self._publisher.release(
             manifest,
@@ -300,6 +305,15 @@ class LineRunner:
             passed=one.passed,
             created_at=self._now(),
         )
+
+    def _earlier(self, digest: str) -> Earlier:
+        """Return what devices may have: by class, the artifacts of the last releases but this."""
+        released = self._store.all(ReleaseRecord, model_name=self._model(digest).name)
+        found: dict[str, list[str]] = {}
+        for one in sorted(released, key=lambda one: one.order):
+            if one.model != digest:
+                found.setdefault(one.device_class, []).append(one.artifact)
+        return {name: bases[-MOST_EARLIER:] for name, bases in found.items()}
 
     def _app_of(self, digest: str) -> str:
         return self._model(digest).app

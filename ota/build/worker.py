@@ -5,7 +5,8 @@ The parent sets the time limit. A model is somebody's code and an exporter is a 
 crash or a leak in either ends here and not in the server.
 
     {"app": "module:task", "model": "m.safetensors", "proxy": "proxy.npz",
-     "classes": ["linux-generic"], "store": "cache/", "out": "out/"}
+     "classes": ["linux-generic"], "store": "cache/", "out": "out/",
+     "earlier": {"linux-generic": ["oldest.ort", "newest.ort"]}}
 
 The task is found by the function that `--finder` names, because a room of the package does not
 import the one beside it; the default is the package's own.
@@ -18,7 +19,7 @@ import logging
 import os
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -28,6 +29,7 @@ import numpy as np
 from wildflower.logs import LogFormat, configure_logging
 from wildflower.ota import canonical
 from wildflower.ota.build.builder import Buildable, Builder, BuiltArtifact, Proxy
+from wildflower.ota.build.deltas import deltas_to
 from wildflower.ota.build.gates import Budgets
 from wildflower.ota.build.store import BuildStore
 from wildflower.ota.errors import FormatError
@@ -36,6 +38,8 @@ log = logging.getLogger("wildflower.ota.build.worker")  # run as a module, its n
 
 FINDER: Final = "wildflower.strategies.task:find_task"
 MAX_REQUEST: Final = 64 * 1024  # bytes; a request holds names of files, never what is in them
+
+OPTIONAL: Final = ("budgets", "earlier")
 
 FindTask = Callable[[str], Buildable]
 
@@ -52,6 +56,7 @@ class BuildRequest:
         store: Directory of the build cache.
         out: Directory that the files go to, one folder per class.
         budgets: Budgets that differ from the defaults.
+        earlier: By class, the artifacts that devices may have, the oldest first; for deltas.
     """
 
     app: str
@@ -61,6 +66,7 @@ class BuildRequest:
     store: Path
     out: Path
     budgets: Budgets
+    earlier: Mapping[str, tuple[Path, ...]]
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -76,7 +82,7 @@ class BuildRequest:
         if not isinstance(document, dict):
             raise FormatError(f"build request: expected an object, found {document!r:.80}")
         names = {field.name for field in dataclasses.fields(cls)}
-        unknown, missing = {*document} - names, names - {*document, "budgets"}
+        unknown, missing = {*document} - names, names - {*document, *OPTIONAL}
         if unknown or missing:
             raise FormatError(
                 f"build request: unknown keys {sorted(unknown)}, missing {sorted(missing)}"
@@ -92,6 +98,7 @@ class BuildRequest:
             store=Path(_text(document, "store")),
             out=Path(_text(document, "out")),
             budgets=_budgets(document.get("budgets", {})),
+            earlier=_earlier(document.get("earlier", {})),
         )
 
 
@@ -110,7 +117,19 @@ def answer(request: BuildRequest, find_task: FindTask) -> dict[str, Any]:
         find_task(request.app), proxy, BuildStore(request.store), budgets=request.budgets
     )
     built = builder.build(model, request.classes)
-    return {"artifacts": [_written(one, request.out / one.device_class) for one in built]}
+    return {"artifacts": [_answered(one, request) for one in built]}
+
+
+def _answered(one: BuiltArtifact, request: BuildRequest) -> dict[str, Any]:
+    """Write an artifact's files and deltas and return its part of the answer."""
+    directory = request.out / one.device_class
+    answered = _written(one, directory)
+    earlier = _read(request.earlier.get(one.device_class, ()))
+    deltas = deltas_to(one.model, earlier, BuildStore(request.store))
+    answered["deltas"] = [
+        {"base": made.base, **_file(directory / f"{made.base}.delta", made.data)} for made in deltas
+    ]
+    return answered
 
 
 def serve(data: bytes, find_task: Callable[[], FindTask]) -> tuple[dict[str, Any], int]:
@@ -187,11 +206,31 @@ def _file(path: Path, data: bytes) -> dict[str, Any]:
     return {"path": str(path), "digest": canonical.digest(data), "length": len(data)}
 
 
+def _read(paths: Sequence[Path]) -> list[bytes]:
+    """Return the files that can be read: a release needs none of them."""
+    found = []
+    for path in paths:
+        try:
+            found.append(path.read_bytes())
+        except OSError as error:
+            log.warning("no delta from %s: %s", path, error)
+    return found
+
+
 def _text(document: dict[str, Any], name: str) -> str:
     value = document[name]
     if not isinstance(value, str) or not value or "\0" in value:
         raise FormatError(f"build request: {name} must be text, found {value!r:.80}")
     return value
+
+
+def _earlier(given: Any) -> Mapping[str, tuple[Path, ...]]:
+    if not isinstance(given, dict) or not all(isinstance(one, list) for one in given.values()):
+        raise FormatError(f"build request: earlier must be lists by class, found {given!r:.200}")
+    return {
+        name: tuple(Path(_text({"earlier": path}, "earlier")) for path in paths)
+        for name, paths in given.items()
+    }
 
 
 def _budgets(given: Any) -> Budgets:

@@ -16,6 +16,7 @@ from tests.ota_build_task import examples, model_bytes, trained
 from wildflower.ota import canonical
 from wildflower.ota.build.gates import Budgets, GateReport
 from wildflower.ota.build.worker import BuildRequest, serve
+from wildflower.ota.delta.decode import decode
 from wildflower.ota.device.profile import CLASSES
 from wildflower.ota.errors import FormatError
 from wildflower.ota.release.manifest import Requirement, TrialBudget
@@ -169,6 +170,9 @@ def test_bytes_that_are_no_request_are_refused(data: bytes) -> None:
         ({"budgets": {"max_size_int8": "small"}}, "budgets must be numbers"),
         ({"budgets": {"max_size_int8": True}}, "budgets must be numbers"),
         ({"budgets": []}, "budgets must be numbers"),
+        ({"earlier": ["a.ort"]}, "earlier must be lists by class"),
+        ({"earlier": {"linux-generic": "a.ort"}}, "earlier must be lists by class"),
+        ({"earlier": {"linux-generic": [3]}}, "earlier must be text"),
     ],
 )
 def test_a_request_that_is_wrong_names_its_key(
@@ -176,6 +180,27 @@ def test_a_request_that_is_wrong_names_its_key(
 ) -> None:
     with pytest.raises(FormatError, match=told):
         BuildRequest.from_json(json.dumps(request(workplace, **change)).encode())
+
+
+def test_a_later_model_comes_with_its_delta_from_the_one_before(
+    workplace: Path, tmp_path: Path
+) -> None:
+    wanted = {"classes": ["linux-generic"], "out": str(tmp_path / "first")}
+    [first] = in_process(request(workplace, **wanted))[0]["artifacts"]
+    assert first["deltas"] == []
+    (tmp_path / "next.safetensors").write_bytes(model_bytes(trained(7)))
+    earlier = {"linux-generic": [first["path"], str(tmp_path / "lost.ort")], "other": []}
+    wanted |= {"model": str(tmp_path / "next.safetensors"), "out": str(tmp_path / "second")}
+    [second] = in_process(request(workplace, **wanted, earlier=earlier))[0]["artifacts"]
+    [delta] = second["deltas"]
+    data, made = Path(delta["path"]).read_bytes(), bytearray()
+    assert (canonical.digest(data), len(data)) == (delta["digest"], delta["length"])
+    assert delta["base"] == first["digest"]
+    old = memoryview(Path(first["path"]).read_bytes())
+    whole = second["length"]
+    decode(old, memoryview(data), made.extend, target=second["digest"], size=whole)
+    assert made == Path(second["path"]).read_bytes()
+    assert len(data) <= 0.7 * whole
 
 
 def test_budgets_may_be_given_in_part(workplace: Path) -> None:

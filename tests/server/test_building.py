@@ -67,6 +67,7 @@ class FakeWorker:
             "failures": [],
             "requires": REQUIRES,
             "trial": TRIAL,
+            "deltas": [{"base": "cd" * 32, **file("a.delta")}],
         }
 
 
@@ -100,6 +101,22 @@ def test_what_the_worker_wrote_becomes_blobs_and_its_folder_is_removed(world: Wo
     assert built.artifact.name == "model.ort"
     assert world.blobs.has(built.gate_report)
     assert not Path(request["out"]).exists()
+
+
+def test_deltas_become_blobs_and_are_asked_for_from_those_that_are_here(world: World) -> None:
+    old = world.blobs.put(b"an older artifact")
+    earlier = {CLASS: ["ab" * 32, old]}
+    [built] = world.build().make(world.model, "task:x", earlier)
+    assert world.worker.requests[0]["earlier"] == {CLASS: [str(world.blobs.path(old))]}
+    [delta] = built.deltas
+    data = world.blobs.read(delta.digest)
+    assert (delta.base, delta.length, data) == ("cd" * 32, len(data), b"bytes of a.delta")
+    assert world.build().made(world.model, "task:x", earlier) == [built]
+    assert len(world.worker.requests) == 1
+    world.blobs.path(delta.digest).unlink()
+    assert world.build().made(world.model, "task:x", earlier) == [built]
+    assert len(world.worker.requests) == 2
+    assert world.worker.requests[1]["earlier"] == world.worker.requests[0]["earlier"]
 
 
 def test_a_build_that_failed_is_told_in_the_worker_s_words(world: World) -> None:
