@@ -93,6 +93,9 @@ ENTRIES: Final[dict[str, Entry]] = {
         "Carry releases to devices without a network, and reports back.",
         ("wildflower.server.cli.bundle:app", "wildflower.client.cli.bundle:app"),
     ),
+    "cache": Entry(
+        "Serve releases to a LAN that fetches them once.", ("wildflower.client.cli.cache:app",)
+    ),
     "fleet": Entry("Show the devices and what they run.", ("wildflower.server.cli.fleet:app",)),
     "strategies": Entry(
         "Show what can be combined, and why not.", ("wildflower.strategies.cli:app",)
