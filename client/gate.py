@@ -6,6 +6,8 @@ so that downloads and trials go on. Leaving a release is never stopped here.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -69,14 +71,29 @@ class Gate:
             if why := self.obstacle(effect.release.digest):
                 self._postpone((why,))
             if isinstance(effect, Switch):
-                with self.holds.switching() as held:
-                    if held:
-                        self.is_held = True
-                        self._postpone(held)
+                with self.unheld():
                     return run(effect)
             return run(effect)
 
         return gated
+
+    @contextmanager
+    def unheld(self) -> Iterator[None]:
+        """Keep new holds waiting for the length of the block.
+
+        Raises:
+            PostponedError: Somebody holds already; the block is not entered.
+        """
+        with self.holds.switching() as held:
+            if held:
+                self.is_held = True
+                self._postpone(held)
+            yield
+
+    @property
+    def paused(self) -> str:
+        """Why the owner lets nothing new in; "" if it is let in."""
+        return load_owner(self.directory).paused
 
     def obstacle(self, release: str) -> str:
         """Return what the owner decided against a release; "" for nothing."""

@@ -155,13 +155,16 @@ class Holds:
         if not self._directory.is_dir():
             yield ()
             return
-        try:
-            with self._gate(fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._gate(fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError:
+                held: tuple[str, ...] = (BUSY,)
+            else:
                 for torn in self._directory.glob("*.new"):  # nobody is beginning one now
                     torn.unlink(missing_ok=True)
-                yield tuple(map(str, self.standing()))
-        except BlockingIOError:
-            yield (BUSY,)
+                held = tuple(map(str, self.standing()))
+            yield held
 
     @contextmanager
     def _gate(self, how: int) -> Iterator[None]:

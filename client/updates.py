@@ -175,7 +175,7 @@ class Updates:
         handlers = self._handlers()
         try:
             handlers.resume()
-            for name in self.policy.software:
+            for name in () if self.gate.paused else self.policy.software:
                 software = self.releases.software(name)
                 if software is not None:
                     handlers.offer(software)
@@ -325,8 +325,17 @@ class Updates:
             releases=self.releases,
             now=self.now,
             should_stop=self.should_stop,
-            restart=self.restart,
+            restart=self._restart,
         )
+
+    def _restart(self) -> None:
+        """End the agent, unless an application holds; then it waits, as a switch does.
+
+        Raises:
+            PostponedError: Somebody holds.
+        """
+        with self.gate.unheld():
+            self.restart()
 
     def _scrub(self) -> Scrub:
         downloads = self.config.directory / "downloads"

@@ -4,6 +4,8 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Query
 
+from wildflower.ota.device.profile import SelfReport
+from wildflower.ota.errors import FormatError
 from wildflower.server import ingest
 from wildflower.server import trace as tracing
 from wildflower.server.api.desk import MAX_PAGE, Desk, DeskHere, page
@@ -47,6 +49,14 @@ def get_trace(desk: DeskHere, asked: str) -> Trace:
     return tracing.trace(desk.store, asked)
 
 
+def holds_of(self_report: bytes) -> str:
+    """Return who keeps new releases out on a device, as it said last; "" for nobody."""
+    try:
+        return "; ".join(SelfReport.from_bytes(self_report).holds)
+    except FormatError:
+        return ""
+
+
 def device_view(desk: Desk, device: Device) -> DeviceView:
     """Return what is told of a device."""
     reports = desk.store.all(Report, device_id=device.device_id)
@@ -58,6 +68,7 @@ def device_view(desk: Desk, device: Device) -> DeviceView:
         ring=device.ring,
         connected=desk.presence.connected(device.device_id),
         running=device.running,
+        holds=holds_of(device.self_report),
         last_outcome=latest.outcome if latest else "",
         last_seen=device.last_seen,
         enrolled_at=device.enrolled_at,

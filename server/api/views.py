@@ -87,6 +87,7 @@ class DeviceView:
     ring: str
     connected: bool
     running: str
+    holds: str
     last_outcome: str
     last_seen: datetime
     enrolled_at: datetime

@@ -12,6 +12,7 @@ from wildflower.client.hold import Holds
 from wildflower.client.owner import Owner, save_owner
 from wildflower.client.policy import Policy
 from wildflower.ota.device.machine import Phase
+from wildflower.ota.errors import PostponedError
 from wildflower.ota.rollout.document import Order
 
 ROLES = ("auto", "approved")
@@ -168,6 +169,32 @@ def test_policy_decides_whether_a_pinned_release_can_be_ordered_back(
     }[pinned_recall]
     assert kit.running == expected
     assert kit.told()[2:] == [told]
+
+
+def test_the_agent_is_not_restarted_while_somebody_holds(kit: Kit) -> None:
+    restarts: list[str] = []
+    with kit.wired() as updates:
+        updates.restart = lambda: restarts.append("again")
+        with (
+            Holds(kit.directory).hold("measuring", max_s=60),
+            pytest.raises(PostponedError, match="measuring"),
+        ):
+            updates._restart()
+        assert (restarts, updates.gate.is_held) == ([], True)
+        updates._restart()
+        assert restarts == ["again"]
+
+
+def test_a_paused_device_asks_for_no_software(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.policy, asked = Policy(release=ROLES, software=("labels",)), list[str]()
+    with kit.on() as updates:
+        monkeypatch.setattr(updates.releases, "software", asked.append)
+        save_owner(Owner(paused="fair"), kit.directory)
+        updates.look()
+        assert asked == []
+        save_owner(Owner(), kit.directory)
+        updates.look()
+        assert asked == ["labels"]
 
 
 def test_a_decision_that_cannot_be_read_installs_nothing(kit: Kit, server: FakeServer) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.asgi_fakes import AsgiTransport
+from tests.device_fakes import self_report
 from tests.record_fakes import (
     AVX2,
     NOW,
@@ -239,7 +240,9 @@ def test_a_join_token_is_for_the_ring_uses_and_time_asked_for(api: httpx.Client)
 def test_a_device_is_told_with_its_connection_and_its_latest_outcome(
     world: World, api: httpx.Client
 ) -> None:
-    here, away = device("here", running=digest_of("artifact")), device("away", revoked=True)
+    told = self_report(holds=("paused: trade fair", "process 7 holds")).to_bytes()
+    here = device("here", running=digest_of("artifact"), self_report=told)
+    away = device("away", revoked=True, self_report=b"{}")
     world.store.put(here, away, report(here, "committed", 10), report(here, "rolled-back", 9))
     world.presence.attach(here.device_id, lambda: None)
     first, second = api.get("devices").json()["items"]
@@ -250,6 +253,7 @@ def test_a_device_is_told_with_its_connection_and_its_latest_outcome(
     )
     assert (second["name"], second["connected"], second["last_outcome"]) == ("away", False, "")
     assert second["revoked"] is True
+    assert (first["holds"], second["holds"]) == ("paused: trade fair; process 7 holds", "")
 
 
 def test_pages_together_are_the_list_in_order(world: World, api: httpx.Client) -> None:

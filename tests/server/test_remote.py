@@ -20,6 +20,7 @@ DEVICE = {
     "ring": "default",
     "connected": True,
     "running": "",
+    "holds": "",
     "last_outcome": "",
     "last_seen": AT,
     "enrolled_at": AT,
