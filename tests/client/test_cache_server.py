@@ -1,6 +1,9 @@
 """The LAN cache: fetched once, kept within a quota, served while it comes, trusted for nothing."""
 
 import hashlib
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +15,12 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.client_fakes import FakeServer
+from tests.client_fakes import FakeServer, until
 from tests.update_fakes import Kit, blobs_asked, offer
 
-from wildflower.client.blob_cache import BlobCache, part_of
+from wildflower.cli import main
+from wildflower.client import cache_server
+from wildflower.client.blob_cache import BlobCache, Filling, part_of
 from wildflower.client.cache_server import (
     LIFE_S,
     MAX_DOCUMENT,
@@ -376,3 +381,78 @@ def test_it_runs_until_told_to_end_and_tells_what_it_cannot_use(tmp_path: Path) 
             until=lambda: told.append("never"),
         )
     assert told == ["end"]
+
+
+def test_the_command_serves_a_device_and_ends_when_told(
+    kit: Kit, server: FakeServer, tmp_path: Path
+) -> None:
+    one = offer(server, 1)
+    words = ["cache", "serve", "--dir", tmp_path / "cache", "--listen", "127.0.0.1:0"]
+    words += ["--upstream", server.url, "--ca", kit.directory / "identity" / "ca.pem"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "wildflower.cli", "-v", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if "cache serves" in line)
+            kit.changes = {"sources": (f"http://127.0.0.1:{line.split('port=')[1].strip()}",)}
+            kit.look()
+        finally:
+            process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+    assert kit.running == one.digest
+    assert kept(tmp_path) == {entry.digest for entry in one.release.files}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--listen", "nowhere", "--upstream", "http://a"), ("--upstream", "ftp://a")],
+)
+def test_what_is_no_address_is_refused(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["cache", "serve", "--dir", str(tmp_path), *words])
+    assert end.value.code == 1
+    assert "is no" in capsys.readouterr().err
+
+
+def test_what_was_begun_anew_is_not_gone_on_with() -> None:
+    filling = Filling()
+    filling.starts(100)
+    filling.came(60)
+    filling.wait_for_more(0)
+    filling.came(10)  # another file than the first 60 bytes were of, perhaps
+    with pytest.raises(FetchError, match="begun anew"):
+        filling.wait_for_more(0)
+
+
+def test_a_disk_that_cannot_be_written_is_told(
+    cache: BlobCache, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").rmdir()
+    with pytest.raises(StorageError, match="No such file"):
+        cache.find(digest(ONE))
+
+
+def test_a_client_too_many_is_hung_up_on_and_may_come_again(
+    kit: Kit, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_server, "CONNECTIONS", 1)
+    path = "/tuf/metadata/timestamp.json"
+    with serving(kit, server, tmp_path) as url:
+        with httpx.Client(base_url=url) as first, httpx.Client(base_url=url) as second:
+            assert first.get(path).status_code == 200  # and keeps its connection
+            with pytest.raises(httpx.TransportError):
+                second.get(path)
+        with httpx.Client(base_url=url) as third:
+            until(lambda: is_answered(third, path))
+
+
+def is_answered(client: httpx.Client, path: str) -> bool:
+    try:
+        return client.get(path).status_code == 200
+    except httpx.TransportError:
+        return False
