@@ -71,6 +71,13 @@ def test_its_bytes_stay_what_devices_have_verified(update_goldens: bool) -> None
     assert RELEASE.digest == canonical.digest(GOLDEN.read_bytes())
 
 
+def test_a_probation_is_signed_and_none_is_not_mentioned() -> None:
+    watched = replace(RELEASE, trial=replace(RELEASE.trial, probation_s=60))
+    assert Release.from_bytes(watched.to_bytes()) == watched
+    assert b"probation" in watched.to_bytes()
+    assert b"probation" not in RELEASE.to_bytes()
+
+
 def test_files_are_found_by_what_they_are_for() -> None:
     assert RELEASE.artifact.name == "model.ort"
     assert RELEASE.file("golden").digest == "cd" * 32
@@ -108,6 +115,11 @@ OUT_OF_RANGE: dict[str, tuple[tuple[str | int, ...], Any]] = {
     "memory that is a text": (("requires", "ram_bytes"), "2000"),
     "a tolerance that is a text": (("trial", "tolerance"), "0.1"),
     "a budget that is none": (("trial",), None),
+    "a probation of years": (("trial", "probation_s"), 30 * 86_400 + 1),
+    "a probation that is over": (("trial", "probation_s"), -1),
+    "a probation that is written though there is none": (("trial", "probation_s"), 0),
+    "a probation that is a text": (("trial", "probation_s"), "60"),
+    "something that this version does not know": (("something",), 1),
 }
 
 

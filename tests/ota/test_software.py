@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError
 from wildflower.ota.release.manifest import FileEntry
-from wildflower.ota.release.software import MAX_FILES, Software
+from wildflower.ota.release.software import MAX_FILES, Software, software_path
 
 LABELS = Software(
     name="labels",
@@ -37,6 +37,10 @@ def changed(path: tuple[str | int, ...], value: Any) -> bytes:
 def test_a_document_comes_back_as_it_was() -> None:
     assert Software.from_bytes(LABELS.to_bytes()) == LABELS
     assert LABELS.digest == canonical.digest(LABELS.to_bytes())
+
+
+def test_its_newest_document_lies_where_its_role_may_sign() -> None:
+    assert software_path(LABELS.name) == "software/labels.json"
 
 
 def test_it_may_be_for_all_classes() -> None:
