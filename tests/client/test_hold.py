@@ -187,3 +187,9 @@ def test_whatever_a_file_says_nobody_holds_longer_than_allowed(data: bytes) -> N
 def test_the_clock_of_holds_cannot_be_set() -> None:
     first = seconds_since_boot()
     assert 0 < first <= seconds_since_boot()
+
+
+def test_a_hold_that_ends_while_it_is_read_is_none(tmp_path: Path) -> None:
+    (tmp_path / "holds").mkdir()
+    (tmp_path / "holds" / "gone.hold").symlink_to("nowhere")
+    assert Holds(tmp_path).standing() == ()

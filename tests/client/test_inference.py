@@ -345,3 +345,23 @@ def test_a_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_path_is_no_name(name: str) -> None:
     with pytest.raises(ValueError, match="as a Path"):
         ModelSlot(name)
+
+
+def test_a_session_that_cannot_store_a_summary_goes_on_answering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    commit(tmp_path, scaling_model(1))
+    now = [NOON]
+    with ModelSlot(tmp_path, window_s=60, clock=lambda: now[0]) as slot:
+        session = slot.session()
+        monkeypatch.setattr("wildflower.client.spool.Spool.append", full)
+        now[0] += timedelta(seconds=61)
+        session.infer(BRIGHT)
+        slot._await_writing()
+        assert session.infer(BRIGHT).outputs[0, 1] == 4
+        monkeypatch.undo()
+    assert "a summary is lost" in caplog.text
+    assert [summary.n for summary in spooled(tmp_path)] == [1]

@@ -29,13 +29,15 @@ def test_what_a_program_sends_arrives(array: np.ndarray) -> None:
         assert np.array_equal(from_npy(to_npy(sent)).inputs, array)
     found = from_json(json.dumps({"inputs": array.tolist()}).encode())
     assert np.array_equal(found.inputs, array)
-    assert (found.inputs.dtype, found.labels) == (np.float32, None)
+    assert found.inputs.dtype == np.float32
+    assert found.labels is None
 
 
 @pytest.mark.parametrize("kind", ["<f8", ">f4", "<i8", "|u1", "|b1", "<f2"])
 def test_numbers_of_any_kind_become_float32(kind: str) -> None:
     found = from_npy(to_npy(np.ones((2, 3), kind)))
-    assert (found.inputs.dtype, found.inputs.tolist()) == (np.float32, [[1, 1, 1]] * 2)
+    assert found.inputs.dtype == np.float32
+    assert found.inputs.tolist() == [[1, 1, 1]] * 2
 
 
 def test_numpy_s_own_files_are_read() -> None:
