@@ -13,6 +13,7 @@ from wildflower.client.history import PHASES
 from wildflower.client.hold import Hold
 from wildflower.client.owner import Owner
 from wildflower.doctor import Check, State
+from wildflower.ota.device.conditions import Answer, Verdict
 from wildflower.ota.device.decision import Setback
 from wildflower.ota.device.machine import Phase
 from wildflower.ota.device.machine import State as UpdateState
@@ -142,6 +143,14 @@ def check_owner(owner: Owner, running: str) -> Check:
         found = f"pinned to {owner.pinned[:12]}, which does not run"
         return Check("owner", State.WARN, found, advice)
     return Check("owner", State.OK, f"pinned to {owner.pinned[:12]}, which runs", advice)
+
+
+def check_fetching(answer: Answer) -> Check:
+    """Say whether the owner's rules let releases be fetched; a rule that applies is no fault."""
+    if answer.verdict is Verdict.ALL:
+        return Check("fetching", State.OK, "allowed now")
+    advice = "policy.toml says so: `metered`, `battery_min`, `window`."
+    return Check("fetching", State.OK, f"waits: {answer.reason}", advice)
 
 
 def check_holds(holds: Sequence[Hold]) -> Check:

@@ -5,6 +5,7 @@ becomes a check that failed, so that one broken file does not hide the others.
 """
 
 import fcntl
+import os
 import shutil
 import socket
 import ssl
@@ -26,9 +27,11 @@ from wildflower.client.hold import Holds
 from wildflower.client.identity import Identity
 from wildflower.client.owner import load_owner
 from wildflower.client.policy import load_policy
+from wildflower.client.power import METERED_VARIABLE, Senses
 from wildflower.client.spool import Spool
 from wildflower.doctor import Check, Diagnosis, State
 from wildflower.ota import canonical
+from wildflower.ota.device.conditions import Conditions, decide
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FormatError, OtaError
@@ -54,7 +57,7 @@ class Examination:
         """Look at everything, the network included if asked."""
         try:
             config = load_config(self.directory)
-            load_policy(self.directory)
+            rules = load_policy(self.directory).fetching
             identity = Identity.load(self.directory)
         except ClientError as error:
             found = f"{error}; the agent does not start, the model answers all the same"
@@ -67,11 +70,15 @@ class Examination:
         yield from self._slots()
         yield from self._journal()
         yield doctor.check_holds(Holds(self.directory).standing())
+        yield doctor.check_fetching(decide(rules, self._look(), self.now.astimezone()))
         certificate = x509.load_pem_x509_certificate(identity.certificate_pem)
         yield doctor.check_certificate(certificate.not_valid_after_utc, self.now)
         if online:
             yield from self._sources(config, identity)
             yield check_channel(config.endpoints_channel, identity.ssl_context())
+
+    def _look(self) -> Conditions:
+        return Senses(metered_command=os.environ.get(METERED_VARIABLE, "")).look()
 
     def _agent(self, config: AgentConfig) -> Check:
         try:

@@ -18,6 +18,7 @@ from wildflower.client.daemon import alone
 from wildflower.client.examination import examine
 from wildflower.client.hold import Holds
 from wildflower.client.owner import Owner, load_owner, save_owner
+from wildflower.client.policy import Policy, save_policy
 from wildflower.client.spool import Spool
 from wildflower.doctor import Check, State
 
@@ -219,3 +220,12 @@ def test_a_decision_that_cannot_be_stored_is_an_error(
     (kit.directory / "owner.json" / "x").mkdir()
     code, found = call(capsys, "agent", "resume", "--dir", str(kit.directory))
     assert (code, found["error"]["type"]) == (1, "ConfigError")
+
+
+def test_an_owners_rule_that_keeps_releases_away_is_explained(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checks(kit)["fetching"].found == "allowed now"
+    save_policy(Policy(metered="never"), kit.directory)
+    monkeypatch.setenv("WILDFLOWER_METERED", "/missing/program")  # counts as dear
+    assert checks(kit)["fetching"].found.startswith("waits: the network is metered")

@@ -10,6 +10,7 @@ from wildflower.client import doctor
 from wildflower.client.hold import Hold
 from wildflower.client.owner import Owner
 from wildflower.doctor import State
+from wildflower.ota.device.conditions import Conditions, Metered, Rules, decide
 from wildflower.ota.device.decision import Setback
 from wildflower.ota.device.machine import Phase
 from wildflower.ota.device.machine import State as UpdateState
@@ -114,6 +115,15 @@ def test_who_holds_is_told() -> None:
     assert doctor.check_holds([]).found == "nobody holds the model"
     found = doctor.check_holds([Hold("a", "measuring", "process 7", 9.6)]).found
     assert found == "process 7 holds for 10 s more: measuring"
+
+
+def test_an_owners_rule_that_applies_is_told_and_is_no_fault() -> None:
+    assert doctor.check_fetching(decide(Rules(), Conditions(), NOON)).found == "allowed now"
+    rules = Rules(metered=Metered.DELTA)
+    found = doctor.check_fetching(decide(rules, Conditions(metered=True), NOON))
+    assert found.state is State.OK
+    assert found.found == "waits: the network is metered; no whole model is fetched over it"
+    assert "`metered`" in found.advice
 
 
 def test_a_clock_behind_what_was_signed_or_without_a_battery_is_told() -> None:
