@@ -125,7 +125,7 @@ class Agent:
                 self._guarded(lambda: self._check_in(check_in))
             if poll.is_due(now_s):
                 self._guarded(self.updates.look)
-            elif self.updates.gate.is_held:
+            elif self.updates.lock.is_held:
                 self._guarded(self.updates.go_on)
             is_told = self._guarded(self.send_reports)
             if upload.is_due(now_s) and not self._guarded(self._upload):
@@ -162,7 +162,7 @@ class Agent:
             "artifact": manifest.artifact.digest if manifest else "",
             "damaged": bool(self.updates.damaged),
             "training": self.training.is_running,
-            "waiting": "; ".join(self.updates.gate.waiting),
+            "waiting": "; ".join(self.updates.lock.waiting),
             "at": canonical.to_time(self.now()),
         }
         doing = f"{PHASES[state.phase]} {state.digest[:12]}".rstrip()
@@ -222,7 +222,7 @@ class Agent:
 
     def _next_hint(self, until_s: float) -> Hint | None:
         wait_s = max(0.0, until_s - time.monotonic())
-        if self.training.is_running or self.updates.gate.is_held:
+        if self.training.is_running or self.updates.lock.is_held:
             wait_s = min(wait_s, GLANCE_S)
         wait_s = min(wait_s, self.notifier.longest_wait_s)
         try:

@@ -1,4 +1,4 @@
-"""The update lock: an application keeps the model as it is for as long as it must.
+"""Holds: an application keeps the model as it is for as long as it must.
 
     with Holds(root).hold("measuring", max_s=60):
         ...                                     # what runs here stays what it is
@@ -132,7 +132,7 @@ class Holds:
             )
         try:
             self._directory.mkdir(exist_ok=True)
-            with self._gate(fcntl.LOCK_SH):
+            with self._locked(fcntl.LOCK_SH):
                 return self._write(reason, max_s, holder or f"process {os.getpid()}")
         except OSError as error:
             raise HoldError(
@@ -157,7 +157,7 @@ class Holds:
             return
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(self._gate(fcntl.LOCK_EX | fcntl.LOCK_NB))
+                stack.enter_context(self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB))
             except BlockingIOError:
                 held: tuple[str, ...] = (BUSY,)
             else:
@@ -167,7 +167,7 @@ class Holds:
             yield held
 
     @contextmanager
-    def _gate(self, how: int) -> Iterator[None]:
+    def _locked(self, how: int) -> Iterator[None]:
         with (self._directory / "lock").open("a") as file:
             fcntl.flock(file, how)
             yield

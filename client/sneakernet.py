@@ -231,5 +231,5 @@ def _why_not(updates: Updates) -> str:
     if document.release == updates.slots.running():
         return ""
     why = decision.obstacle(document, updates.standing(), updates.now())
-    why = why or updates.gate.obstacle(document.release) or "; ".join(updates.gate.waiting)
+    why = why or updates.lock.obstacle(document.release) or "; ".join(updates.lock.waiting)
     return why or f"phase {updates.journal.load().phase.value}; the agent goes on with it"

@@ -16,12 +16,12 @@ from typing import Final, Protocol
 
 from wildflower.client.config import AgentConfig
 from wildflower.client.fetcher import Fetcher, Releases, running_artifact
-from wildflower.client.gate import Gate
 from wildflower.client.groups import find_group
 from wildflower.client.handlers import Handlers
 from wildflower.client.health import Watcher
 from wildflower.client.policy import Policy
 from wildflower.client.scrub import SETTLED, Scrub
+from wildflower.client.update_lock import UpdateLock
 from wildflower.ota import canonical
 from wildflower.ota.device import decision, shell
 from wildflower.ota.device.decision import Standing
@@ -79,7 +79,7 @@ class Updates:
         told: How many of the repository's refusals are in the journal.
         damaged: Digest of the running release if it is not what was signed any more; else "".
         group: The devices that share its artifact; "" until the repository has told.
-        gate: What keeps new releases out: the owner, and applications that hold.
+        lock: What keeps new releases out: the owner, and applications that hold.
     """
 
     config: AgentConfig
@@ -95,13 +95,13 @@ class Updates:
     told: int = 0
     damaged: str = ""
     group: str = ""
-    gate: Gate = field(init=False)
+    lock: UpdateLock = field(init=False)
     _watcher: Watcher = field(init=False)
     _scrub_at_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Make what looks after releases on probation, and the gate; they remember."""
-        self.gate = Gate(self.config.directory, self.slots)
+        """Make what looks after releases on probation, and the update lock; they remember."""
+        self.lock = UpdateLock(self.config.directory, self.slots)
         self._watcher = Watcher(
             config=self.config,
             journal=self.journal,
@@ -126,10 +126,10 @@ class Updates:
         self.journal.set_fact("ended", "")
         fetcher = self._fetcher()
         try:
-            if was_clean or (under_way and self.gate.obstacle(under_way.digest)):
-                shell.resume(self.journal, self.gate.around(fetcher.run))
+            if was_clean or (under_way and self.lock.obstacle(under_way.digest)):
+                shell.resume(self.journal, self.lock.around(fetcher.run))
             else:
-                shell.wake(self.journal, self.gate.around(fetcher.run), fetcher.received())
+                shell.wake(self.journal, self.lock.around(fetcher.run), fetcher.received())
         except PostponedError:
             log.info("an update is under way and waits")
         try:
@@ -144,9 +144,9 @@ class Updates:
             StorageError: The disk is full, read-only or broken.
         """
         try:
-            shell.resume(self.journal, self.gate.around(self._fetcher().run))
+            shell.resume(self.journal, self.lock.around(self._fetcher().run))
         except PostponedError:
-            log.debug("the update waits: %s", "; ".join(self.gate.waiting))
+            log.debug("the update waits: %s", "; ".join(self.lock.waiting))
 
     def end(self) -> None:
         """Remember that the agent ended because it was told to, which counts against no update."""
@@ -175,7 +175,7 @@ class Updates:
         handlers = self._handlers()
         try:
             handlers.resume()
-            for name in () if self.gate.paused else self.policy.software:
+            for name in () if self.lock.paused else self.policy.software:
                 software = self.releases.software(name)
                 if software is not None:
                     handlers.offer(software)
@@ -183,7 +183,7 @@ class Updates:
             log.info("software waits: %s", error)
 
     def _look(self) -> None:
-        run = self.gate.around(self._fetcher().run)
+        run = self.lock.around(self._fetcher().run)
         try:
             document = self._document()
         except (FetchError, RefusedError):
@@ -218,10 +218,10 @@ class Updates:
             reason = "ordered back, but there is no earlier release to go back to"
             self._tell_order(document, "stuck", reason)
         if order := decision.recall(document, standing, now):
-            if not self.gate.keeps(document.release, self.policy):
+            if not self.lock.keeps(document.release, self.policy):
                 return order
             self._tell_order(document, "kept", "ordered back, but pinned by the device's owner")
-        why = decision.obstacle(document, standing, now) or self.gate.obstacle(document.release)
+        why = decision.obstacle(document, standing, now) or self.lock.obstacle(document.release)
         if why:
             log.debug("no update: %s", why)
             return None
@@ -334,7 +334,7 @@ class Updates:
         Raises:
             PostponedError: Somebody holds.
         """
-        with self.gate.unheld():
+        with self.lock.unheld():
             self.restart()
 
     def _scrub(self) -> Scrub:

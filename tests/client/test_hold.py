@@ -119,7 +119,7 @@ def test_no_hold_begins_in_the_middle_of_a_switch(tmp_path: Path) -> None:
 def test_who_is_just_beginning_a_hold_keeps_a_switch_waiting(tmp_path: Path) -> None:
     holds = Holds(tmp_path)
     holds.take("before", max_s=10).release()
-    with holds._gate(1), holds.switching() as held:  # 1: shared, as in the middle of `take`
+    with holds._locked(1), holds.switching() as held:  # 1: shared, as in the middle of `take`
         assert held == (BUSY,)
 
 

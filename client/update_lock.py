@@ -1,4 +1,4 @@
-"""What keeps a new release from being installed on a device: its owner, and applications that hold.
+"""The update lock: what keeps a new release out of a device, its owner and applications that hold.
 
 The machine is not told: an effect that may not be carried out now is postponed and stays owed, as
 without a network. The owner stops everything new; who holds stops the moment of the switch alone,
@@ -37,8 +37,8 @@ UNSTOPPED: Final = (Watch, Commit, Quarantine, RollBack, Discard, Report)
 
 
 @dataclass(slots=True)
-class Gate:
-    """The gate of one device.
+class UpdateLock:
+    """The update lock of one device.
 
     Attributes:
         directory: The device's directory.
@@ -64,7 +64,7 @@ class Gate:
         It raises PostponedError for the rest.
         """
 
-        def gated(effect: Effect) -> Event:
+        def locked(effect: Effect) -> Event:
             self.waiting, self.is_held = (), False
             if isinstance(effect, UNSTOPPED):
                 return run(effect)
@@ -75,7 +75,7 @@ class Gate:
                     return run(effect)
             return run(effect)
 
-        return gated
+        return locked
 
     @contextmanager
     def unheld(self) -> Iterator[None]:

@@ -49,13 +49,13 @@ def test_a_hold_keeps_the_switch_waiting_and_nothing_else(kit: Kit, server: Fake
         with Holds(kit.directory).hold("measuring", max_s=60):
             updates.look()
             assert updates.journal.load().phase is Phase.PASSED  # fetched, staged and tried
-            assert (kit.running, len(updates.gate.waiting)) == ("", 1)
-            assert "measuring" in updates.gate.waiting[0]
+            assert (kit.running, len(updates.lock.waiting)) == ("", 1)
+            assert "measuring" in updates.lock.waiting[0]
             asked = len(server.asked)
             updates.go_on()
             assert kit.running == ""
         updates.go_on()
-        assert (kit.running, updates.gate.waiting) == (one.digest, ())
+        assert (kit.running, updates.lock.waiting) == (one.digest, ())
         assert len(server.asked) == asked  # going on asks nobody
 
 
@@ -65,7 +65,7 @@ def test_a_device_that_is_restarted_meanwhile_still_waits(kit: Kit, server: Fake
         with kit.on(cleanly=False) as updates:
             updates.look()
         with kit.on() as updates:
-            assert updates.gate.waiting
+            assert updates.lock.waiting
             assert kit.running == ""
     kit.look()
     assert kit.running == one.digest
@@ -106,7 +106,7 @@ def test_what_is_on_its_way_waits_for_the_owner_and_restarts_are_not_counted(
         with kit.on(cleanly=False) as updates:
             updates.look()
             assert updates.journal.load().phase is Phase.FETCHING
-            assert updates.gate.waiting == ("paused on this device: fair",)
+            assert updates.lock.waiting == ("paused on this device: fair",)
     save_owner(Owner(), kit.directory)
     kit.look()
     assert (kit.running, [outcome for outcome, _ in kit.told()]) == (one.digest, ["committed"])
@@ -180,7 +180,7 @@ def test_the_agent_is_not_restarted_while_somebody_holds(kit: Kit) -> None:
             pytest.raises(PostponedError, match="measuring"),
         ):
             updates._restart()
-        assert (restarts, updates.gate.is_held) == ([], True)
+        assert (restarts, updates.lock.is_held) == ([], True)
         updates._restart()
         assert restarts == ["again"]
 
