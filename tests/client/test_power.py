@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.client_fakes import LONG_AGO, FakeServer
+from tests.delta_fakes import delta_of, digest_of, model_of, offer_deltas, with_deltas
 from tests.device_fakes import bundle
 from tests.update_fakes import Kit, blobs_asked, offer
 
@@ -18,6 +19,7 @@ from wildflower.client.policy import Policy
 from wildflower.client.power import FRESH_S, METERED_FILE, SUPPLIES, Senses, Timing
 from wildflower.ota.device.conditions import Conditions, Metered, Rules, Window
 from wildflower.ota.device.machine import Phase
+from wildflower.ota.device.slots import Slots
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -219,3 +221,17 @@ def test_a_battery_that_runs_low_stops_a_download_which_goes_on_later(
     assert look(kit, World().timing(Rules())) is Phase.IDLE
     assert blobs_asked(server) == asked + 1
     assert kit.running == one.digest
+
+
+@pytest.mark.parametrize("allowed", ["never", "delta"])
+def test_a_delta_is_what_an_owner_may_let_through_a_metered_network(
+    allowed: str, kit: Kit, server: FakeServer
+) -> None:
+    first, slots = with_deltas(1), Slots(kit.directory / "slots")
+    slots.stage(first.release, first.lay_out(kit.directory / "laid-out"))
+    slots.switch(first.digest)
+    two = offer_deltas(server, 2, ((model_of(1), delta_of(1, 2)),))
+    look(kit, World(Conditions(metered=True)).timing(Rules(Metered(allowed))))
+    assert kit.running == (two.digest if allowed == "delta" else first.digest)
+    assert (digest_of(delta_of(1, 2)) in server.served) is (allowed == "delta")
+    assert digest_of(model_of(2)) not in server.served
