@@ -15,9 +15,11 @@ import io
 import json
 import logging
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -26,10 +28,12 @@ import numpy.typing as npt
 from wildflower.ota import canonical
 from wildflower.ota.build import convert, export, quantise
 from wildflower.ota.build.gates import Budgets, GateReport, Measurement, Precision, judge
-from wildflower.ota.build.line import Stage, key
+from wildflower.ota.build.line import Stage
 from wildflower.ota.build.measure import cpu_flags, measure
 from wildflower.ota.build.recipes import ASSESS, EXPORT, Recipe, recipe_for
+from wildflower.ota.build.run import Inputs, Run
 from wildflower.ota.build.store import BuildStore, Outputs
+from wildflower.ota.build.successor import SUCCEED, Judge, successor
 from wildflower.ota.device.profile import CLASSES, SelfReport
 from wildflower.ota.device.runtime import OrtRuntime
 from wildflower.ota.errors import FormatError
@@ -42,7 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float32]
-Inputs = Mapping[str, bytes | npt.NDArray[Any]]
 
 GOLDEN_ROWS: Final = 16
 MIN_ROWS: Final = 2 * GOLDEN_ROWS
@@ -145,12 +148,19 @@ class Builder:
         }
         self._toolchain = _digest_of(self._versions)
 
-    def build(self, model: bytes, device_classes: Sequence[str]) -> list[BuiltArtifact]:
+    def build(
+        self,
+        model: bytes,
+        device_classes: Sequence[str],
+        previous: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> list[BuiltArtifact]:
         """Build an artifact for each device class.
 
         Args:
             model: The global model's safetensors file.
             device_classes: Names of the classes.
+            previous: By class, the artifact released last; an int8 one is followed where that
+                costs no answer and the gates let it pass.
 
         Raises:
             BuildError: A class without a recipe, an operator without a counterpart, a model that
@@ -165,14 +175,14 @@ class Builder:
                 f"the model answers with {answers.shape}, the task has {len(self._task.labels)} "
                 "labels"
             )
-        run = _Run(self._store, self._toolchain)
+        run = Run(self._store, self._toolchain)
         onnx = run.stage(
             EXPORT,
             {"model": model, "answers": answers, "calibration": self._calibration},
             lambda: export.to_onnx(network, self._calibration),
         )
         return [
-            self._artifact(name, recipe, model, onnx, answers, _Run.after(run))
+            self._artifact(name, recipe, model, onnx, answers, previous.get(name), Run.after(run))
             for name, recipe in recipes.items()
         ]
 
@@ -187,11 +197,54 @@ class Builder:
         model: bytes,
         onnx: bytes,
         answers: Array,
-        run: "_Run",
+        previous: bytes | None,
+        run: Run,
     ) -> BuiltArtifact:
-        data = onnx
+        own = onnx
         for stage in recipe.stages:
-            data = self._apply(stage, data, run)
+            own = self._apply(stage, own, run)
+        judged = partial(self._judged, device_class, recipe, model, onnx, answers, run)
+        if recipe.precision is Precision.INT8:
+            following = judged(self._successor(recipe, own, onnx, answers, previous, run))
+            if following.report.passed:
+                return following
+        return judged(own)
+
+    def _successor(
+        self,
+        recipe: Recipe,
+        own: bytes,
+        onnx: bytes,
+        answers: Array,
+        previous: bytes | None,
+        run: Run,
+    ) -> bytes:
+        half = self._proxy.half
+        judge = Judge(self._calibration, self._proxy.targets[:half], answers[:half])
+        reduce_range = bool(recipe.stages[0].parameters["reduce_range"])
+        return run.stage(
+            SUCCEED,
+            {
+                "own": own,
+                "model": onnx,
+                "previous": previous or b"",
+                "inputs": judge.inputs,
+                "targets": judge.targets,
+                "answers": judge.answers,
+            },
+            lambda: successor(own, onnx, previous, judge, reduce_range=reduce_range),
+        )
+
+    def _judged(
+        self,
+        device_class: str,
+        recipe: Recipe,
+        model: bytes,
+        onnx: bytes,
+        answers: Array,
+        run: Run,
+        data: bytes,
+    ) -> BuiltArtifact:
         assessed = self._assess(data, onnx, answers, run)
         found = Measurement(**json.loads(assessed["measurement"]))
         is_target_cpu = _is_host(device_class)
@@ -224,7 +277,7 @@ class Builder:
             is_cached=run.is_cached,
         )
 
-    def _apply(self, stage: Stage, data: bytes, run: "_Run") -> bytes:
+    def _apply(self, stage: Stage, data: bytes, run: Run) -> bytes:
         if stage.name == "quantise":
             reduce_range = bool(stage.parameters["reduce_range"])
             return run.stage(
@@ -234,7 +287,7 @@ class Builder:
             )
         return run.stage(stage, {"model": data}, lambda: convert.to_ort(data))
 
-    def _assess(self, data: bytes, onnx: bytes, answers: Array, run: "_Run") -> Outputs:
+    def _assess(self, data: bytes, onnx: bytes, answers: Array, run: Run) -> Outputs:
         """Return the measurement, golden rows and baseline of an artifact, as this host finds them.
 
         The host is part of the key: another CPU rounds int8 otherwise and takes another time.
@@ -304,32 +357,6 @@ class Builder:
         )
 
 
-class _Run:
-    """Looks stages up and remembers whether all of them were there."""
-
-    def __init__(self, store: BuildStore, toolchain: str) -> None:
-        self._store = store
-        self._toolchain = toolchain
-        self.is_cached = True
-
-    @classmethod
-    def after(cls, run: "_Run") -> "_Run":
-        """Return a run for one artifact, cached only if what came before it was."""
-        mine = cls(run._store, run._toolchain)
-        mine.is_cached = run.is_cached
-        return mine
-
-    def outputs(self, stage: Stage, inputs: Inputs, make: Callable[[], Outputs]) -> Outputs:
-        digests = {name: canonical.digest(_bytes_of(value)) for name, value in inputs.items()}
-        found, is_cached = self._store.made(key(stage, digests, self._toolchain), make)
-        log.info("stage done", extra={"stage": stage.name, "cached": is_cached})
-        self.is_cached = self.is_cached and is_cached
-        return found
-
-    def stage(self, stage: Stage, inputs: Inputs, make: Callable[[], bytes]) -> bytes:
-        return self.outputs(stage, inputs, lambda: {"model": make()})["model"]
-
-
 def load_parameters(network: "torch.nn.Module", model: bytes) -> "torch.nn.Module":
     """Return the network with the parameters of a safetensors file.
 
@@ -363,13 +390,6 @@ def _is_host(device_class: str) -> bool:
     """Whether this host keeps the promise of a device class."""
     report = SelfReport(platform.machine(), cpu_flags(), 0, 0, "", {})
     return CLASSES[device_class].fits(report)
-
-
-def _bytes_of(value: bytes | npt.NDArray[Any]) -> bytes:
-    """Return what a digest is taken of: for arrays, their type and shape too."""
-    if isinstance(value, bytes):
-        return value
-    return f"{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes()
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:

@@ -56,7 +56,8 @@ class BuildRequest:
         store: Directory of the build cache.
         out: Directory that the files go to, one folder per class.
         budgets: Budgets that differ from the defaults.
-        earlier: By class, the artifacts that devices may have, the oldest first; for deltas.
+        earlier: By class, the artifacts that devices may have, the oldest first: to follow the
+            last one, and for deltas.
     """
 
     app: str
@@ -116,15 +117,20 @@ def answer(request: BuildRequest, find_task: FindTask) -> dict[str, Any]:
     builder = Builder(
         find_task(request.app), proxy, BuildStore(request.store), budgets=request.budgets
     )
-    built = builder.build(model, request.classes)
-    return {"artifacts": [_answered(one, request) for one in built]}
+    earlier = {name: _read(paths) for name, paths in request.earlier.items()}
+    previous = {name: files[-1] for name, files in earlier.items() if files}
+    built = builder.build(model, request.classes, previous)
+    return {
+        "artifacts": [_answered(one, request, earlier.get(one.device_class, ())) for one in built]
+    }
 
 
-def _answered(one: BuiltArtifact, request: BuildRequest) -> dict[str, Any]:
+def _answered(
+    one: BuiltArtifact, request: BuildRequest, earlier: Sequence[bytes]
+) -> dict[str, Any]:
     """Write an artifact's files and deltas and return its part of the answer."""
     directory = request.out / one.device_class
     answered = _written(one, directory)
-    earlier = _read(request.earlier.get(one.device_class, ()))
     deltas = deltas_to(one.model, earlier, BuildStore(request.store))
     answered["deltas"] = [
         {"base": made.base, **_file(directory / f"{made.base}.delta", made.data)} for made in deltas

@@ -1,0 +1,96 @@
+"""An int8 artifact made for its delta: from the last release, or to the next one from the first.
+
+Where it is not as good as the model's own build, that one is released. The judge's rows are those
+that calibrate: the rows of the gates have no part in what is built. Nor do the gates need to trust
+it: what they refuse is dropped for the model's own build.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from wildflower.ota.build.choice import Quality, Tolerance, Way, choose_int8
+from wildflower.ota.build.line import Stage
+from wildflower.ota.build.quantise import prepared
+from wildflower.ota.device.runtime import OrtRuntime
+from wildflower.ota.errors import DeltaError, QuantiseError
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.float32]
+
+STRICT: Final = Tolerance(loss=0.01, agreement=0.0)
+"""A shorter way is worth no answer: none more may differ from the fp32 model's."""
+CERTAIN: Final = 1e-3
+"""Loss of a row below which answers are equally good: nothing is gained by more certainty."""
+LIMITS: Final = {False: 127, True: 64}  # largest integer of a weight, by whether 7 bits hold it
+SUCCEED: Final = Stage("succeed", 1, {"loss": STRICT.loss, "agreement": STRICT.agreement})
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Measures builds on rows that are the operator's own.
+
+    Attributes:
+        inputs: Shape (n, ...), float32.
+        targets: Shape (n,), indices of classes.
+        answers: What the fp32 model answers, shape (n, classes).
+    """
+
+    inputs: Array = field(repr=False)
+    targets: npt.NDArray[Any] = field(repr=False)
+    answers: Array = field(repr=False)
+
+    def __call__(self, model: bytes) -> Quality:
+        """Return the quality of a model's file."""
+        outputs = OrtRuntime().load(model).run(self.inputs).astype(np.float64)
+        moved = outputs - outputs.max(axis=1, keepdims=True)
+        logarithms = moved - np.log(np.exp(moved).sum(axis=1, keepdims=True))
+        losses = -logarithms[np.arange(len(self.targets)), self.targets.astype(np.intp)]
+        losses = np.maximum(losses, CERTAIN)
+        agreement = float((outputs.argmax(1) == self.answers.argmax(1)).mean())
+        return Quality(float(losses.mean()), agreement)
+
+
+def successor(
+    naive: bytes,
+    onnx: bytes,
+    previous: bytes | None,
+    judge: Callable[[bytes], Quality],
+    *,
+    reduce_range: bool,
+) -> bytes:
+    """Return the int8 artifact that follows the last one, or `naive`, ready to be followed or not.
+
+    Args:
+        naive: The model's own int8 build.
+        onnx: The fp32 ONNX model that it was made of.
+        previous: The last artifact of the target group, of whatever recipe; None if there is none.
+        judge: Measures a build.
+        reduce_range: Whether weights keep to 7 bits.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        chosen = choose_int8(
+            previous,
+            naive,
+            prepared(onnx),
+            limit=LIMITS[reduce_range],
+            judge=judge,
+            tolerance=STRICT,
+        )
+    except (QuantiseError, DeltaError, DecodeError) as error:
+        log.info("nothing to follow: %s", error)
+        return naive
+    log.info(
+        "release chosen",
+        extra={"way": chosen.way, "hold": chosen.hold, "delta": len(chosen.delta)},
+    )
+    if chosen.way is Way.WHOLE and not STRICT.allows(judge(chosen.model), judge(naive)):
+        return naive
+    return chosen.model

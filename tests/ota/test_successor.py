@@ -1,0 +1,122 @@
+"""int8 artifacts that follow the last release: shorter to fetch, and no worse."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.ota_build_task import examples, model_bytes, task, trained
+
+from wildflower.ota.build import export, quantise
+from wildflower.ota.build.builder import Builder, BuiltArtifact, Proxy, load_parameters
+from wildflower.ota.build.choice import Quality
+from wildflower.ota.build.followed import first
+from wildflower.ota.build.quantise import prepared
+from wildflower.ota.build.store import BuildStore
+from wildflower.ota.build.successor import CERTAIN, STRICT, Judge, successor
+from wildflower.ota.delta.encode import diff
+from wildflower.ota.delta.tensors import regions_of
+from wildflower.ota.device.runtime import OrtRuntime
+
+DATA = examples()
+PROXY = Proxy(DATA.inputs, DATA.targets)
+VNNI, REDUCED, GENERIC = "linux-x86_64-vnni", "linux-x86_64-avx2", "linux-generic"
+FIRST, SECOND = model_bytes(trained(6)), model_bytes(trained(7))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> BuildStore:
+    return BuildStore(tmp_path_factory.mktemp("cache"))
+
+
+def build(store: BuildStore, model: bytes, name: str, previous: bytes | None) -> BuiltArtifact:
+    earlier = {} if previous is None else {name: previous}
+    (built,) = Builder(task, PROXY, store).build(model, [name], earlier)
+    return built
+
+
+def onnx_of(model: bytes) -> bytes:
+    network = load_parameters(task.build_model(), model)
+    return export.to_onnx(network, PROXY.inputs[: PROXY.half])
+
+
+def own_build(model: bytes, *, reduce_range: bool = False) -> bytes:
+    rows = PROXY.inputs[: PROXY.half]
+    return quantise.to_int8(onnx_of(model), rows, reduce_range=reduce_range)
+
+
+def delta(old: bytes, new: bytes) -> int:
+    return len(diff(old, new, regions_of(old), regions_of(new)))
+
+
+@pytest.mark.parametrize("name", [VNNI, REDUCED])
+def test_a_later_artifact_follows_the_one_before_and_passes_its_gates(
+    store: BuildStore, name: str
+) -> None:
+    before = build(store, FIRST, name, None).model
+    own = own_build(SECOND, reduce_range=name == REDUCED)
+    following = build(store, SECOND, name, before)
+    assert following.report.passed
+    assert delta(before, following.model) < delta(before, own)
+    assert build(store, SECOND, name, before).is_cached
+
+
+def test_it_agrees_with_the_fp32_model_as_often_as_its_own_build(store: BuildStore) -> None:
+    before = build(store, FIRST, VNNI, None).model
+    own, following = own_build(SECOND), build(store, SECOND, VNNI, before).model
+    half = PROXY.half
+    answers = OrtRuntime().load(build(store, SECOND, GENERIC, None).model).run(PROXY.inputs[:half])
+    judge = Judge(PROXY.inputs[:half], PROXY.targets[:half], answers)
+    assert STRICT.allows(judge(following), judge(own))
+
+
+def test_what_is_not_int8_follows_nothing(store: BuildStore) -> None:
+    before, own = (build(store, one, GENERIC, None).model for one in (FIRST, SECOND))
+    assert build(store, SECOND, GENERIC, before).model == own
+
+
+def test_an_artifact_of_another_recipe_is_not_followed(store: BuildStore) -> None:
+    other = build(store, FIRST, GENERIC, None).model
+    assert build(store, SECOND, VNNI, other).model == own_build(SECOND)
+
+
+def test_a_successor_that_the_gates_refuse_gives_way_to_the_own_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untrained = own_build(model_bytes(trained(0)))
+    monkeypatch.setattr("wildflower.ota.build.builder.successor", lambda *_, **__: untrained)
+    found = build(BuildStore(tmp_path), SECOND, VNNI, untrained)
+    assert (found.model, found.report.passed) == (own_build(SECOND), True)
+
+
+WORSE = {"in loss": Quality(1.02, 0.9), "in agreement": Quality(1.0, 0.899)}
+
+
+@pytest.mark.parametrize("worse", WORSE.values(), ids=WORSE)
+def test_a_first_release_is_made_ready_only_where_that_costs_nothing(worse: Quality) -> None:
+    own, onnx = own_build(SECOND), onnx_of(SECOND)
+
+    def judge(model: bytes) -> Quality:
+        return Quality(1.0, 0.9) if model == own else worse
+
+    assert successor(own, onnx, None, judge, reduce_range=False) == own
+    ready = successor(own, onnx, None, lambda _: worse, reduce_range=False)
+    assert ready == first(own, prepared(onnx), limit=127) != own
+
+
+def test_a_judge_finds_the_loss_and_the_agreement(store: BuildStore) -> None:
+    model = build(store, FIRST, GENERIC, None).model
+    rows = PROXY.inputs[:20]
+    outputs = OrtRuntime().load(model).run(rows)
+    wrong = outputs.argmin(1)
+    found = Judge(rows, wrong, outputs)(model)
+    exps = np.exp(outputs.astype(np.float64))
+    expected = -np.log(exps[np.arange(20), wrong] / exps.sum(1)).mean()
+    assert (found.loss, found.agreement) == (pytest.approx(expected), 1.0)
+    assert Judge(rows, wrong, -outputs)(model).agreement == 0.0
+
+
+def test_more_certainty_than_enough_is_no_gain(store: BuildStore) -> None:
+    model = build(store, FIRST, GENERIC, None).model
+    rows = PROXY.inputs[:20]
+    outputs = OrtRuntime().load(model).run(rows)
+    assert Judge(rows, outputs.argmax(1), outputs)(model).loss == pytest.approx(CERTAIN, rel=0.5)
