@@ -91,8 +91,10 @@ class DeltaFetch:
                 too much, or would by fetching the whole file now.
             StorageError: The disk is full, read-only or broken.
         """
+        if not release.deltas or (self.downloads / release.artifact.digest).exists():
+            return
         running = self.slots.manifest(self.slots.running())
-        if running is None or (self.downloads / release.artifact.digest).exists():
+        if running is None:
             return
         delta = self._chosen(release, running.artifact.digest)
         if delta is None or not self._is_ready(release, delta, running):
