@@ -390,3 +390,9 @@ def test_the_delta_of_a_later_day_is_a_later_try(kit: Kit, server: FakeServer) -
     kit.look()
     assert installed(kit, one)
     assert digest_of(NEW) not in server.served
+
+
+def test_an_idle_agent_has_not_loaded_what_deltas_are_applied_with() -> None:
+    code = "import sys, wildflower.client.daemon; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

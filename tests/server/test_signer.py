@@ -30,7 +30,7 @@ from wildflower.ota.build.gates import Bound, gate
 from wildflower.ota.errors import FormatError, OtaError, RefusedError, SigningError
 from wildflower.ota.release import signing
 from wildflower.ota.release.keys import AUTO
-from wildflower.ota.release.manifest import target_path
+from wildflower.ota.release.manifest import Delta, target_path
 from wildflower.ota.release.statement import open_statement, statement_path
 from wildflower.server import signer
 from wildflower.server.errors import SignerError, StartError
@@ -135,6 +135,14 @@ def test_a_release_without_its_evidence_is_refused(
 ) -> None:
     with pytest.raises(SignerError, match=reason):
         signed(origin, make())
+
+
+def test_deltas_are_signed_within_their_bounds_and_not_beyond(origin: Origin) -> None:
+    whole = case().release.artifact.length
+    most = Delta("12" * 32, "34" * 32, int(0.7 * whole))
+    signed(origin, case(deltas=(most,)))
+    with pytest.raises(FormatError, match=f"a delta of {whole} bytes to a file of {whole}"):
+        signed(origin, case(deltas=(replace(most, length=whole),)))
 
 
 @pytest.mark.parametrize("order", [1, 2])
