@@ -9,7 +9,7 @@ was never able to look is no different from one that the release took down.
 from datetime import datetime, timedelta
 from typing import Final
 
-from wildflower.ota.device.machine import Done, Event, Failed, Abandoned
+from wildflower.ota.device.machine import Abandoned, Done, Event, Failed
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.release.manifest import TrialBudget
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.device_fakes import NOON, manifest
 
-from wildflower.ota.device.machine import Done, Event, Failed, Abandoned
+from wildflower.ota.device.machine import Abandoned, Done, Event, Failed
 from wildflower.ota.device.probation import deadline, decide
 from wildflower.ota.device.report import Outcome
 
