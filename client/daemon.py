@@ -212,15 +212,25 @@ def alone(directory: Path) -> Iterator[None]:
         yield
 
 
+ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+WAKING: Final = frozenset({b"x", *(bytes([number]) for number in ENDING)})
+
+
 class Wakeup:
     """Lets the main thread sleep until a signal or another thread wakes it.
 
     A pipe, because a handler may interrupt the main thread anywhere: taking a lock in it, as
-    `Event.set` does, could wait for itself.
+    `Event.set` does, could wait for itself. Python writes a signal's number into it as the signal
+    arrives; a handler alone would run too late for a thread that is just about to sleep.
     """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+
+    def watch(self) -> int:
+        """Have signals written into the pipe; return where they were written before."""
+        return signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
     def wake(self, *_: object) -> None:
         """End the sleep, or the next one."""
@@ -229,7 +239,8 @@ class Wakeup:
 
     def sleep(self) -> None:
         """Wait to be woken."""
-        os.read(self._read, 1)
+        while os.read(self._read, 1) not in WAKING:
+            pass  # a signal that is none of ours
 
     def close(self) -> None:
         """Give the pipe back; who wakes from now on wakes nobody."""
@@ -242,12 +253,12 @@ class Wakeup:
 def woken_by_signals() -> Iterator[Wakeup]:
     """Turn SIGTERM and SIGINT into a wake-up for the length of the block."""
     wakeup = Wakeup()
-    before = {
-        number: signal.signal(number, wakeup.wake) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {number: signal.signal(number, wakeup.wake) for number in ENDING}
+    watched = wakeup.watch()
     try:
         yield wakeup
     finally:
+        signal.set_wakeup_fd(watched)
         for number, handler in before.items():
             signal.signal(number, handler)
         wakeup.close()

@@ -19,7 +19,7 @@ from tests.device_fakes import Bundle, bundle
 
 from wildflower.client import daemon
 from wildflower.client.config import load_config
-from wildflower.client.daemon import Wakeup, alone, clock, run_daemon
+from wildflower.client.daemon import Wakeup, alone, clock, run_daemon, woken_by_signals
 from wildflower.client.errors import AgentError, ConfigError
 from wildflower.ota import canonical
 from wildflower.ota.device.journal import Journal
@@ -263,3 +263,14 @@ def test_the_daemon_loads_nothing_that_only_training_servers_or_commands_need() 
 def test_the_settings_of_an_enrolled_device_are_those_it_runs_with(directory: Path) -> None:
     config = load_config(directory)
     assert (config.poll_s, config.upload_s, config.model) == (0.2, 0.2, "")
+
+
+def test_a_signal_that_another_thread_receives_ends_the_sleep_too() -> None:
+    def receive() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    with woken_by_signals() as wakeup:
+        thread = threading.Thread(target=receive)
+        thread.start()
+        wakeup.sleep()
+        thread.join()

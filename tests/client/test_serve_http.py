@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def ask(
     """Send one request; return the status and what was said."""
     data = json.dumps(body).encode() if isinstance(body, dict) else body
     with closing(Connection(path)) as connection:
-        connection.request(method, target, data, headers or {})
+        with suppress(BrokenPipeError):  # refused before all of it was sent; the answer is there
+            connection.request(method, target, data, headers or {})
         answer = connection.getresponse()
         said = answer.read()
     is_json = answer.getheader("Content-Type") == "application/json"
