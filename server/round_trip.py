@@ -79,14 +79,17 @@ class Trip:
     evaluate_only: bool
     grouping: Grouping
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """The arguments that every kind of round takes."""
-        return {
-            "is_gone": self.is_gone,
-            "on_stage": self.on_stage,
-            "evaluate_only": self.evaluate_only,
-        }
+    def by(self, protocol: Callable[..., RoundResult], **parties: Any) -> RoundResult:
+        """Make the round by a protocol, whose own arguments are its parties."""
+        return protocol(
+            self.grid,
+            self.nodes,
+            self.request,
+            is_gone=self.is_gone,
+            on_stage=self.on_stage,
+            evaluate_only=self.evaluate_only,
+            **parties,
+        )
 
 
 def go(protection: str, trip: Trip, parties: Parties, entropy: bytes) -> RoundResult:
@@ -106,30 +109,15 @@ def go(protection: str, trip: Trip, parties: Parties, entropy: bytes) -> RoundRe
 
 
 def _plain(trip: Trip, _: Parties, __: bytes) -> RoundResult:
-    return plain_round(trip.grid, trip.nodes, trip.request, algorithm=FedAvg(), **trip.told)
+    return trip.by(plain_round, algorithm=FedAvg())
 
 
 def _secagg(trip: Trip, parties: Parties, entropy: bytes) -> RoundResult:
-    return secure_round(
-        trip.grid,
-        trip.nodes,
-        trip.request,
-        entropy=entropy,
-        ca_pem=parties.ca_pem,
-        **trip.told,
-    )
+    return trip.by(secure_round, entropy=entropy, ca_pem=parties.ca_pem)
 
 
 def _grouped(trip: Trip, parties: Parties, entropy: bytes) -> RoundResult:
-    return grouped_round(
-        trip.grid,
-        trip.nodes,
-        trip.request,
-        entropy=entropy,
-        ca_pem=parties.ca_pem,
-        grouping=trip.grouping,
-        **trip.told,
-    )
+    return trip.by(grouped_round, entropy=entropy, ca_pem=parties.ca_pem, grouping=trip.grouping)
 
 
 def _one_shot(trip: Trip, parties: Parties, entropy: bytes) -> RoundResult:
@@ -145,15 +133,7 @@ def _one_shot(trip: Trip, parties: Parties, entropy: bytes) -> RoundResult:
             stack.enter_context(HelperLink.connect(peer.url, peer.digest))
             for peer in parties.helpers
         ]
-        return one_shot_round(
-            trip.grid,
-            trip.nodes,
-            trip.request,
-            entropy=entropy,
-            ca_pem=parties.ca_pem,
-            helpers=links,
-            **trip.told,
-        )
+        return trip.by(one_shot_round, entropy=entropy, ca_pem=parties.ca_pem, helpers=links)
 
 
 def _homomorphic(trip: Trip, parties: Parties, entropy: bytes) -> RoundResult:
@@ -167,15 +147,7 @@ def _homomorphic(trip: Trip, parties: Parties, entropy: bytes) -> RoundResult:
         )
     token = read_token(parties.key_holder_token)
     with closing(KeyHolderLink(peer.url, peer.digest, token)) as link:
-        return he_round(
-            trip.grid,
-            trip.nodes,
-            trip.request,
-            entropy=entropy,
-            ca_pem=parties.ca_pem,
-            key_holder=link,
-            **trip.told,
-        )
+        return trip.by(he_round, entropy=entropy, ca_pem=parties.ca_pem, key_holder=link)
 
 
 def read_token(path: Path) -> str:

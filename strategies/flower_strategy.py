@@ -16,9 +16,8 @@ it is wrapped (`flower_inner`). The devices run their ClientApp behind the mod o
 
 import logging
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -42,7 +41,7 @@ RULE_OF: Final = {"fedmedian": Rule.MEDIAN, "trimmed-mean": Rule.TRIMMED_MEAN}
 """The rule over groups that each robust algorithm stands for."""
 
 
-class Protected(Strategy, ABC):
+class Protected(Strategy):
     """A Flower strategy whose server learns sums and nothing else.
 
     It must be the outermost strategy: `start` gives the inner one a grid that knows only protected
@@ -52,6 +51,9 @@ class Protected(Strategy, ABC):
 
     protection: ClassVar[str]
     """Name of its option in `wildflower.strategies.options`."""
+
+    protocol: ClassVar[Callable[..., RoundResult]]
+    """Runs one round; see `trips.secure_round`, whose arguments all of them take."""
 
     def __init__(
         self,
@@ -77,20 +79,9 @@ class Protected(Strategy, ABC):
         """
         self.algorithm = check_inner(inner, self.protection, averages=averages)
         self.inner, self.terms = inner, terms
-        self._ca_pem, self._entropy = ca_pem, entropy
-
-    @abstractmethod
-    def run_round(
-        self,
-        grid: Grid,
-        nodes: Sequence[int],
-        request: RoundRequest,
-        *,
-        is_gone: Callable[[int], bool],
-        evaluate_only: bool,
-    ) -> RoundResult:
-        """Run one round; see `trips.secure_round`."""
-        ...
+        self._entropy = entropy
+        self._parties: dict[str, Any] = {"ca_pem": ca_pem}
+        """Whom each round relies on, by the protocol's arguments."""
 
     def start(
         self,
@@ -114,8 +105,14 @@ class Protected(Strategy, ABC):
         def run_round(
             nodes: Sequence[int], request: RoundRequest, *, evaluate_only: bool
         ) -> RoundResult:
-            return self.run_round(
-                grid, nodes, request, is_gone=is_gone, evaluate_only=evaluate_only
+            return type(self).protocol(
+                grid,
+                nodes,
+                request,
+                is_gone=is_gone,
+                entropy=self._entropy(32),
+                evaluate_only=evaluate_only,
+                **self._parties,
             )
 
         training = f"flower-{self._entropy(8).hex()}"
@@ -182,32 +179,14 @@ class SecAggPlus(Protected):
     """Secure aggregation: masks that cancel in the sum, signed by the devices' identities."""
 
     protection = "secagg"
-
-    def run_round(
-        self,
-        grid: Grid,
-        nodes: Sequence[int],
-        request: RoundRequest,
-        *,
-        is_gone: Callable[[int], bool],
-        evaluate_only: bool,
-    ) -> RoundResult:
-        """Run four trips."""
-        return secure_round(
-            grid,
-            nodes,
-            request,
-            is_gone=is_gone,
-            entropy=self._entropy(32),
-            ca_pem=self._ca_pem,
-            evaluate_only=evaluate_only,
-        )
+    protocol = staticmethod(secure_round)
 
 
 class SecAggHelper(Protected):
     """One-shot secure aggregation: helpers, of which one must be honest, take the masks off."""
 
     protection = "one-shot"
+    protocol = staticmethod(one_shot_round)
 
     def __init__(
         self,
@@ -221,28 +200,7 @@ class SecAggHelper(Protected):
     ) -> None:
         """Wrap a strategy; `helpers` are those that the devices' policies pin, all of them."""
         super().__init__(inner, ca_pem=ca_pem, terms=terms, averages=averages, entropy=entropy)
-        self._helpers = tuple(helpers)
-
-    def run_round(
-        self,
-        grid: Grid,
-        nodes: Sequence[int],
-        request: RoundRequest,
-        *,
-        is_gone: Callable[[int], bool],
-        evaluate_only: bool,
-    ) -> RoundResult:
-        """Run one trip, and ask the helpers."""
-        return one_shot_round(
-            grid,
-            nodes,
-            request,
-            is_gone=is_gone,
-            entropy=self._entropy(32),
-            ca_pem=self._ca_pem,
-            helpers=self._helpers,
-            evaluate_only=evaluate_only,
-        )
+        self._parties["helpers"] = tuple(helpers)
 
 
 class GroupedSecAgg(Protected):
@@ -253,6 +211,7 @@ class GroupedSecAgg(Protected):
     """
 
     protection = "grouped"
+    protocol = staticmethod(grouped_round)
 
     def __init__(
         self,
@@ -271,34 +230,14 @@ class GroupedSecAgg(Protected):
                 f"{self.algorithm} over groups whose means are compared by {grouping.rule}",
                 hint=f"Use Grouping(rule=Rule.{RULE_OF[self.algorithm].name}).",
             )
-        self._grouping = grouping
-
-    def run_round(
-        self,
-        grid: Grid,
-        nodes: Sequence[int],
-        request: RoundRequest,
-        *,
-        is_gone: Callable[[int], bool],
-        evaluate_only: bool,
-    ) -> RoundResult:
-        """Run four trips in every group."""
-        return grouped_round(
-            grid,
-            nodes,
-            request,
-            is_gone=is_gone,
-            entropy=self._entropy(32),
-            ca_pem=self._ca_pem,
-            grouping=self._grouping,
-            evaluate_only=evaluate_only,
-        )
+        self._parties["grouping"] = grouping
 
 
 class HomomorphicAvg(Protected):
     """Homomorphic aggregation: a key holder, who is not the server, opens the sum."""
 
     protection = "he"
+    protocol = staticmethod(he_round)
 
     def __init__(
         self,
@@ -312,28 +251,7 @@ class HomomorphicAvg(Protected):
     ) -> None:
         """Wrap a strategy; `key_holder` is the one that the devices' policies pin."""
         super().__init__(inner, ca_pem=ca_pem, terms=terms, averages=averages, entropy=entropy)
-        self._key_holder = key_holder
-
-    def run_round(
-        self,
-        grid: Grid,
-        nodes: Sequence[int],
-        request: RoundRequest,
-        *,
-        is_gone: Callable[[int], bool],
-        evaluate_only: bool,
-    ) -> RoundResult:
-        """Run one trip, and ask the key holder."""
-        return he_round(
-            grid,
-            nodes,
-            request,
-            is_gone=is_gone,
-            entropy=self._entropy(32),
-            ca_pem=self._ca_pem,
-            key_holder=self._key_holder,
-            evaluate_only=evaluate_only,
-        )
+        self._parties["key_holder"] = key_holder
 
 
 def _require_secure(grid: Grid) -> None:

@@ -16,11 +16,10 @@ from wildflower.strategies.dp.rule import ClientRule
 from wildflower.strategies.encodings import SumEncoding
 from wildflower.strategies.errors import CombinationError
 from wildflower.strategies.fixed_point import CLIPPED, Encoding
-from wildflower.strategies.secagg.graph import Security
+from wildflower.strategies.secagg.graph import CURIOUS, Security
 from wildflower.strategies.trip import Trips
 
 ROTATION: Final = 16  # bytes
-CURIOUS: Final = Security()
 
 LOCAL_TAIL: Final = 8.0
 """Deviations of a device's own noise that are let through: beyond lies one element in 10**15."""

@@ -150,13 +150,7 @@ def _params(
     request: RoundRequest, clients: int, entropy: bytes, *, evaluate_only: bool
 ) -> SessionParams:
     """Return the session's parameters; an evaluation adds up no vector."""
-    security = request.security
-    graph = plan_graph(
-        clients,
-        corrupt=security.corrupt,
-        dropout=security.dropout,
-        adversary=security.adversary,
-    )
+    graph = plan_graph(clients, request.security)
     rotation = keys.derive(entropy, b"", b"trips/rotation")[:ROTATION]
     encoding = encoding_of(request, clients, rotation, evaluate_only=evaluate_only)
     session = keys.derive(entropy, b"", b"trips/session")

@@ -65,24 +65,21 @@ class Graph:
     threshold: int
 
 
-def plan_graph(
-    clients: int,
-    *,
-    corrupt: float = 0.1,
-    dropout: float = 0.1,
-    adversary: Adversary = Adversary.CURIOUS,
-) -> Graph:
+CURIOUS: Final = Security()
+"""What a session withstands unless more is asked of it."""
+
+
+def plan_graph(clients: int, security: Security = CURIOUS) -> Graph:
     """Return the sparsest graph that keeps both promises.
 
     Args:
         clients: Size of the cohort.
-        corrupt: Largest share of clients that collude with the server, in [0, 1).
-        dropout: Largest share of clients that drop out, in [0, 1).
-        adversary: What the server may do.
+        security: What it must withstand.
 
     Raises:
         SessionAbortedError: No graph keeps them for this cohort.
     """
+    corrupt, dropout, adversary = security.corrupt, security.dropout, security.adversary
     if not 0 <= corrupt < 1 or not 0 <= dropout < 1:
         raise ValueError(f"shares lie in [0, 1): corrupt {corrupt}, dropout {dropout}")
     if clients < SMALLEST:

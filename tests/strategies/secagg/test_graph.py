@@ -12,7 +12,7 @@ from scipy.stats import binomtest, hypergeom
 
 from wildflower.strategies.errors import SessionAbortedError
 from wildflower.strategies.secagg import graph as graph_module
-from wildflower.strategies.secagg.graph import Adversary, Graph, neighbours, plan_graph
+from wildflower.strategies.secagg.graph import Adversary, Graph, Security, neighbours, plan_graph
 
 CURIOUS, MALICIOUS = Adversary.CURIOUS, Adversary.SEMI_MALICIOUS
 # Degree/threshold of Bell's bounds, for each (corrupt, dropout) and adversary below.
@@ -52,12 +52,12 @@ def table() -> Iterator[tuple[int, float, float, Adversary, str]]:
 def test_degrees_and_thresholds_are_those_of_the_bounds(
     clients: int, corrupt: float, dropout: float, adversary: Adversary, expected: str
 ) -> None:
-    found = plan_graph(clients, corrupt=corrupt, dropout=dropout, adversary=adversary)
+    found = plan_graph(clients, Security(corrupt=corrupt, dropout=dropout, adversary=adversary))
     assert f"{found.degree}/{found.threshold}" == expected
 
 
 def test_many_dropouts_cost_many_neighbours() -> None:
-    assert plan_graph(100, corrupt=0.33, dropout=0.33) == Graph(68, 34)
+    assert plan_graph(100, Security(corrupt=0.33, dropout=0.33)) == Graph(68, 34)
 
 
 # Monte Carlo, with bounds so loose that what they allow is seen.
@@ -102,7 +102,7 @@ def test_random_rings_fail_no_more_often_than_promised(
 ) -> None:
     monkeypatch.setattr(graph_module, "SECURITY", 3)
     monkeypatch.setattr(graph_module, "CORRECTNESS", 3)
-    loose = plan_graph(clients, corrupt=corrupt, dropout=dropout)
+    loose = plan_graph(clients, Security(corrupt=corrupt, dropout=dropout))
     assert loose.degree < clients - 1
     for failed in failures(clients, loose, corrupt, dropout):
         assert binomtest(failed, TRIALS, LOOSE, alternative="greater").pvalue > 1e-9
@@ -129,7 +129,7 @@ def fraction_disconnected(clients: int, degree: int, removed: int) -> Fraction:
 def test_the_ring_is_dense_enough_to_stay_in_one_piece(
     clients: int, corrupt: float, dropout: float, degree: int
 ) -> None:
-    found = plan_graph(clients, corrupt=corrupt, dropout=dropout)
+    found = plan_graph(clients, Security(corrupt=corrupt, dropout=dropout))
     removed = int(clients * corrupt + 1e-9) + int(clients * dropout + 1e-9)
     assert found.degree == degree
     assert fraction_disconnected(clients, degree, removed) < Fraction(1, 2**41)
@@ -146,7 +146,7 @@ def test_the_ring_is_dense_enough_to_stay_in_one_piece(
 def test_a_ring_keeps_both_promises(
     clients: int, corrupt: float, dropout: float, adversary: Adversary
 ) -> None:
-    graph = plan_graph(clients, corrupt=corrupt, dropout=dropout, adversary=adversary)
+    graph = plan_graph(clients, Security(corrupt=corrupt, dropout=dropout, adversary=adversary))
     bad, left = int(corrupt * clients + 1e-9), clients - int(dropout * clients + 1e-9)
     most = graph.threshold - 1
     if adversary is MALICIOUS:
@@ -165,16 +165,16 @@ def test_small_cohorts_are_complete_with_a_majority(clients: int, threshold: int
 
 def test_a_semi_malicious_server_costs_small_cohorts_more() -> None:
     # Of 10 holders 2 answer both ways: 12 answers must not make two thresholds.
-    found = plan_graph(10, corrupt=0.2, adversary=MALICIOUS)
+    found = plan_graph(10, Security(corrupt=0.2, adversary=MALICIOUS))
     assert found == Graph(9, 7)
 
 
 def test_many_corrupt_clients_raise_the_threshold_of_small_cohorts() -> None:
-    assert plan_graph(10, corrupt=0.6, dropout=0.1) == Graph(9, 7)
+    assert plan_graph(10, Security(corrupt=0.6, dropout=0.1)) == Graph(9, 7)
 
 
 def test_where_no_ring_is_dense_enough_everyone_is_a_neighbour() -> None:
-    found = plan_graph(50, corrupt=0.33, dropout=0.33, adversary=MALICIOUS)
+    found = plan_graph(50, Security(corrupt=0.33, dropout=0.33, adversary=MALICIOUS))
     assert found == Graph(49, 34)
 
 
@@ -186,13 +186,13 @@ def test_fewer_than_three_clients_are_refused(clients: int) -> None:
 
 def test_a_cohort_that_cannot_hold_its_promises_is_refused() -> None:
     with pytest.raises(SessionAbortedError, match="of 6 clients 3 may be corrupt and 3 may drop"):
-        plan_graph(6, corrupt=0.5, dropout=0.5)
+        plan_graph(6, Security(corrupt=0.5, dropout=0.5))
 
 
 @pytest.mark.parametrize(("corrupt", "dropout"), [(-0.1, 0), (1, 0), (0, 1), (0, -1)])
 def test_shares_lie_between_zero_and_one(corrupt: float, dropout: float) -> None:
     with pytest.raises(ValueError, match="shares lie"):
-        plan_graph(20, corrupt=corrupt, dropout=dropout)
+        plan_graph(20, Security(corrupt=corrupt, dropout=dropout))
 
 
 @given(st.integers(0, 40), st.sampled_from([2, 4, 6, 10]), st.binary(min_size=32, max_size=32))
