@@ -12,7 +12,7 @@ Answers lie in a store of their own: other protections read every state in their
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import numpy as np
@@ -32,7 +32,7 @@ from wildflower.strategies.he.messages import (
 )
 from wildflower.strategies.protection import Train
 from wildflower.strategies.secagg.keys import Identity
-from wildflower.strategies.secagg.sessions import KEEP_S, SessionStore
+from wildflower.strategies.secagg.sessions import SessionStore, erase_all, erase_obsolete
 
 RECORD: Final = "he"
 """Name of the record that asks for an encrypted answer and carries it."""
@@ -121,7 +121,7 @@ class Homomorphic:
         if (stored := self.sessions.load(invitation.session)) is not None:
             return _again(Made.from_bytes(stored), invitation)
         key = self._checked(invitation)
-        self._forget_others(invitation.key.run)
+        erase_obsolete(self.sessions, invitation.key.run, _run_of, now=self.now())
         encoding = invitation.encoding
         residues = encoding.encode(train(encoding), self.entropy(32))
         answer = self._signed(invitation, key.encrypt(residues.astype(np.uint16, copy=False)))
@@ -142,8 +142,7 @@ class Homomorphic:
 
     def end_all(self) -> None:
         """Forget every session: the training is over."""
-        for session, _ in list(self.sessions.sessions()):
-            self.sessions.erase(session)
+        erase_all(self.sessions)
 
     def _checked(self, invitation: Invitation) -> PublicKey:
         """Return the key to encrypt under, once its holder's word is good enough."""
@@ -168,14 +167,6 @@ class Homomorphic:
             self.identity.sign(signed),
         )
 
-    def _forget_others(self, run: str) -> None:
-        """Forget the sessions that a new one of a run makes obsolete, and old ones."""
-        for session, saved in list(self.sessions.sessions()):
-            stored = self.sessions.load(session)
-            is_old = self.now() - saved > timedelta(seconds=KEEP_S)
-            if stored is None or is_old or _run_of(stored) in (None, run):
-                self.sessions.erase(session)
-
 
 def _again(made: Made, invitation: Invitation) -> Encrypted:
     """Return the answer to a session that was answered already."""
@@ -184,9 +175,5 @@ def _again(made: Made, invitation: Invitation) -> Encrypted:
     return made.answer
 
 
-def _run_of(stored: bytes) -> str | None:
-    """Return the run that a stored answer belongs to; None if it cannot be read."""
-    try:
-        return Made.from_bytes(stored).run
-    except StoredStateError:
-        return None
+def _run_of(stored: bytes) -> str:
+    return Made.from_bytes(stored).run

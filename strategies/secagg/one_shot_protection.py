@@ -8,7 +8,7 @@ The answers lie in a store of their own: other protections read every state in t
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from wildflower.strategies import round_messages as wire
@@ -21,7 +21,7 @@ from wildflower.strategies.secagg.one_shot_messages import (
     OneShotAnswer,
     OneShotParams,
 )
-from wildflower.strategies.secagg.sessions import KEEP_S, SessionStore
+from wildflower.strategies.secagg.sessions import SessionStore, erase_all, erase_obsolete
 
 RECORD: Final = "one-shot"
 """Name of the record that asks for a one-shot answer and carries it."""
@@ -61,7 +61,7 @@ class OneShot:
         if (stored := self.sessions.load(params.session)) is not None:
             return one_shot.repeat_answer(one_shot.Made.from_bytes(stored), params)
         one_shot.check_params(params, helpers=self.helpers, smallest=self.min_cohort)
-        self._forget_others(params.training)
+        erase_obsolete(self.sessions, params.training, _training_of, now=self.now())
         residues = params.encoding.encode(train(params.encoding), self.entropy(32))
         made = one_shot.make_answer(
             params,
@@ -86,21 +86,8 @@ class OneShot:
 
     def end_all(self) -> None:
         """Forget every session: the training is over."""
-        for session, _ in list(self.sessions.sessions()):
-            self.sessions.erase(session)
-
-    def _forget_others(self, training: str) -> None:
-        """Forget the sessions that a new one of a training makes obsolete, and old ones."""
-        for session, saved in list(self.sessions.sessions()):
-            stored = self.sessions.load(session)
-            is_old = self.now() - saved > timedelta(seconds=KEEP_S)
-            if stored is None or is_old or _training_of(stored) in (None, training):
-                self.sessions.erase(session)
+        erase_all(self.sessions)
 
 
-def _training_of(stored: bytes) -> str | None:
-    """Return the training that a stored answer belongs to; None if it cannot be read."""
-    try:
-        return one_shot.Made.from_bytes(stored).params.training
-    except StoredStateError:
-        return None
+def _training_of(stored: bytes) -> str:
+    return one_shot.Made.from_bytes(stored).params.training

@@ -8,7 +8,7 @@ A device that restarts gives the same answer again or none.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from cryptography import x509
@@ -29,7 +29,7 @@ from wildflower.strategies.secagg.messages import (
     Shares,
     UnmaskRequest,
 )
-from wildflower.strategies.secagg.sessions import KEEP_S, SessionStore
+from wildflower.strategies.secagg.sessions import SessionStore, erase_all, erase_obsolete
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,12 @@ class SecAgg:
 
     def end_all(self) -> None:
         """Forget every session: the training is over."""
-        for session, _ in list(self.sessions.sessions()):
-            self.sessions.erase(session)
+        erase_all(self.sessions)
 
     def _advertise(self, params: SessionParams) -> Advertisement:
         if (found := self._load(params.session)) is not None:
             return client.advertise_again(found, params)
-        self._forget_others(params.training)
+        erase_obsolete(self.sessions, params.training, _training_of, now=self.now())
         state, advertisement = client.advertise(
             params, self.identity, entropy=self.entropy(32), smallest=self.min_cohort
         )
@@ -143,13 +142,6 @@ class SecAgg:
         if state is not before:
             self.sessions.save(state.params.session, state.to_bytes(), now=self.now())
 
-    def _forget_others(self, training: str) -> None:
-        """Forget the sessions that a new one of a training makes obsolete, and old ones."""
-        for session, saved in list(self.sessions.sessions()):
-            try:
-                state = self._load(session)
-            except StoredStateError:
-                state = None
-            is_old = self.now() - saved > timedelta(seconds=KEEP_S)
-            if state is None or is_old or state.params.training == training:
-                self.sessions.erase(session)
+
+def _training_of(stored: bytes) -> str:
+    return State.from_bytes(stored).params.training

@@ -5,10 +5,12 @@ What is kept holds secrets: it is readable by its owner alone, and erased when t
 
 import contextlib
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
+
+from wildflower.strategies.errors import StoredStateError
 
 KEEP_S: Final = 3600.0
 """A session that was not touched for so many seconds is over: no round lasts as long."""
@@ -39,6 +41,38 @@ class SessionStore(Protocol):
     def sessions(self) -> Iterator[tuple[bytes, datetime]]:
         """Yield each session's id and when it was last saved."""
         ...
+
+
+def erase_all(store: SessionStore) -> None:
+    """Forget every session: the training is over."""
+    for session, _ in list(store.sessions()):
+        store.erase(session)
+
+
+def erase_obsolete(
+    store: SessionStore, subject: str, subject_of: Callable[[bytes], str], *, now: datetime
+) -> None:
+    """Forget the sessions that a new one of a subject makes obsolete, old ones, and damaged ones.
+
+    Args:
+        store: Where they are.
+        subject: What the new session belongs to, such as a training.
+        subject_of: Returns what a stored state belongs to; StoredStateError if it is unreadable.
+        now: The present, with a time zone.
+    """
+    for session, saved in list(store.sessions()):
+        is_old = now - saved > timedelta(seconds=KEEP_S)
+        if is_old or _is_obsolete(store.load(session), subject, subject_of):
+            store.erase(session)
+
+
+def _is_obsolete(state: bytes | None, subject: str, subject_of: Callable[[bytes], str]) -> bool:
+    if state is None:
+        return True
+    try:
+        return subject_of(state) == subject
+    except StoredStateError:
+        return True
 
 
 class MemorySessions:
