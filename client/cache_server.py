@@ -19,7 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ import httpx
 
 from wildflower.client.blob_cache import BlobCache
 from wildflower.client.errors import AgentError
+from wildflower.client.limited import LimitedThreads
 from wildflower.ota.errors import FetchError, OtaError, RefusedError
 from wildflower.ota.release.download import Download
 from wildflower.ota.release.fetch import HttpSource
@@ -189,10 +190,9 @@ def _part(asked: str, whole: int, pieces: Callable[[int, int], Iterator[bytes]])
     return Answer(206, length, pieces(start, length), f"bytes {start}-{last}/{whole}")
 
 
-class CacheServer(ThreadingHTTPServer):
+class CacheServer(LimitedThreads, HTTPServer):
     """A cache that listens. `serve_forever` runs it, `shutdown` ends it."""
 
-    daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, place: tuple[str, int], blobs: BlobCache, documents: Documents) -> None:
@@ -207,23 +207,7 @@ class CacheServer(ThreadingHTTPServer):
             OSError: The port is in use, or not ours to listen on.
         """
         self.blobs, self.documents = blobs, documents
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
-        super().__init__(place, _Request)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread of its own, or hang up if there are too many."""
-        if not self._free.acquire(blocking=False):
-            log.warning("too many connections")
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a connection to its end."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
+        super().__init__(place, _Request, connections=CONNECTIONS)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Say little: a device that hangs up is no error of ours."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol, assert_never
 
 from wildflower.client.config import AgentConfig
-from wildflower.client.delta_fetch import DeltaFetch
+from wildflower.client.delta_fetch import DeltaFetch, Files
 from wildflower.client.self_report import measure_self
 from wildflower.ota.device import decision
 from wildflower.ota.device.decision import Standing
@@ -60,7 +60,7 @@ BUDGET_TIMES: Final = 3
 BUDGET_MORE: Final = 1_000_000  # bytes, so that a small one may be cut and begun anew more often
 
 
-class Releases(Protocol):
+class Releases(Files, Protocol):
     """What the fetcher needs of `ota.release.fetch.ReleaseClient`."""
 
     def refresh(self) -> None:
@@ -69,17 +69,6 @@ class Releases(Protocol):
 
     def rollout(self, target_group: str) -> RolloutDocument | None:
         """Return what the group's devices shall do; None if nothing was ever rolled out to it."""
-        ...
-
-    def fetch(
-        self,
-        entry: FileEntry,
-        destination: Path,
-        *,
-        should_stop: Callable[[], bool],
-        budget: ByteBudget | None,
-    ) -> None:
-        """Fetch a file of a release; go on where an earlier try stopped."""
         ...
 
 

@@ -30,6 +30,7 @@ from urllib.parse import parse_qs, urlsplit
 from wildflower.client.errors import AgentError, ClientError, RequestError
 from wildflower.client.hold import LONGEST_S, Held, Holds
 from wildflower.client.inference import Answer, ModelSlot, Session
+from wildflower.client.limited import LimitedThreads
 from wildflower.client.tensors import MAX_BODY, Question, from_json, from_npy, read_object, to_npy
 from wildflower.ota.errors import ModelError, OtaError, RefusedError
 
@@ -253,30 +254,14 @@ class Handler(BaseHTTPRequestHandler):
         log.debug(format, *args)
 
 
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Connections in threads of their own, so many at once and no more."""
+class Server(LimitedThreads, socketserver.UnixStreamServer):
+    """Listens at a socket that the device's own users may open."""
 
-    daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, path: Path, handler: type[Handler]) -> None:
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        super().__init__(str(path), handler)
+        super().__init__(str(path), handler, connections=MAX_CONNECTIONS)
         path.chmod(MODE)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Take a connection, or close it where all places are taken."""
-        if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a connection to its end."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Log what a connection broke; it breaks nothing else."""
