@@ -17,8 +17,7 @@ import numpy.typing as npt
 from wildflower.client.local_app import Local, local_app
 from wildflower.client.outgoing import Guard, Outgoing
 from wildflower.client.training import Plan, train
-from wildflower.ota.build.builder import load_parameters
-from wildflower.ota.build.export import to_onnx
+from wildflower.ota.build.export import load_parameters, to_onnx
 from wildflower.simulation.data import split_examples
 from wildflower.simulation.grid import App, InProcessGrid
 from wildflower.simulation.partition import partition

@@ -123,6 +123,15 @@ class BuiltArtifact:
     is_cached: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the artifacts of one model are made from: its file, its export, PyTorch's answers."""
+
+    model: bytes
+    onnx: bytes
+    answers: Array
+
+
 class Builder:
     """Builds artifacts of one task from one set of proxy rows."""
 
@@ -168,7 +177,7 @@ class Builder:
             FormatError: The file is not a model of this task.
         """
         recipes = {name: recipe_for(name) for name in device_classes}
-        network = load_parameters(self._task.build_model(), model)
+        network = export.load_parameters(self._task.build_model(), model)
         answers = export.reference(network, self._proxy.inputs)
         if answers.shape != (len(self._proxy.inputs), len(self._task.labels)):
             raise FormatError(
@@ -181,8 +190,9 @@ class Builder:
             {"model": model, "answers": answers, "calibration": self._calibration},
             lambda: export.to_onnx(network, self._calibration),
         )
+        source = _Source(model, onnx, answers)
         return [
-            self._artifact(name, recipe, model, onnx, answers, previous.get(name), Run.after(run))
+            self._artifact(name, recipe, source, previous.get(name), Run.after(run))
             for name, recipe in recipes.items()
         ]
 
@@ -194,18 +204,16 @@ class Builder:
         self,
         device_class: str,
         recipe: Recipe,
-        model: bytes,
-        onnx: bytes,
-        answers: Array,
+        source: "_Source",
         previous: bytes | None,
         run: Run,
     ) -> BuiltArtifact:
-        own = onnx
+        own = source.onnx
         for stage in recipe.stages:
             own = self._apply(stage, own, run)
-        judged = partial(self._judged, device_class, recipe, model, onnx, answers, run)
+        judged = partial(self._judged, device_class, recipe, source, run=run)
         if recipe.precision is Precision.INT8:
-            following = judged(self._successor(recipe, own, onnx, answers, previous, run))
+            following = judged(self._successor(recipe, own, source, previous, run))
             if following.report.passed:
                 return following
         return judged(own)
@@ -214,43 +222,41 @@ class Builder:
         self,
         recipe: Recipe,
         own: bytes,
-        onnx: bytes,
-        answers: Array,
+        source: "_Source",
         previous: bytes | None,
         run: Run,
     ) -> bytes:
         half = self._proxy.half
-        judge = Judge(self._calibration, self._proxy.targets[:half], answers[:half])
+        judge = Judge(self._calibration, self._proxy.targets[:half], source.answers[:half])
         reduce_range = bool(recipe.stages[0].parameters["reduce_range"])
         return run.stage(
             SUCCEED,
             {
                 "own": own,
-                "model": onnx,
+                "model": source.onnx,
                 "previous": previous or b"",
                 "inputs": judge.inputs,
                 "targets": judge.targets,
                 "answers": judge.answers,
             },
-            lambda: successor(own, onnx, previous, judge, reduce_range=reduce_range),
+            lambda: successor(own, source.onnx, previous, judge, reduce_range=reduce_range),
         )
 
     def _judged(
         self,
         device_class: str,
         recipe: Recipe,
-        model: bytes,
-        onnx: bytes,
-        answers: Array,
-        run: Run,
+        source: "_Source",
         data: bytes,
+        *,
+        run: Run,
     ) -> BuiltArtifact:
-        assessed = self._assess(data, onnx, answers, run)
+        assessed = self._assess(data, source.onnx, source.answers, run)
         found = Measurement(**json.loads(assessed["measurement"]))
         is_target_cpu = _is_host(device_class)
         report = GateReport(
             artifact=canonical.digest(data),
-            model=canonical.digest(model),
+            model=canonical.digest(source.model),
             device_class=device_class,
             recipe=recipe.name,
             results=judge(found, self._budgets, recipe.precision, is_target_cpu=is_target_cpu),
@@ -272,8 +278,8 @@ class Builder:
             recipe,
             *files,
             report=report,
-            requires=self._requires(device_class, recipe, onnx, found, files),
-            trial=self._trial(recipe, found, answers),
+            requires=self._requires(device_class, recipe, source.onnx, found, files),
+            trial=self._trial(recipe, found, source.answers),
             is_cached=run.is_cached,
         )
 
@@ -355,28 +361,6 @@ class Builder:
             # A trial also holds the agent's own modules, and page size is the device's matter.
             rss_bytes=(-(-2 * found.rss_bytes // MIB) + 64) * MIB,
         )
-
-
-def load_parameters(network: "torch.nn.Module", model: bytes) -> "torch.nn.Module":
-    """Return the network with the parameters of a safetensors file.
-
-    Raises:
-        FormatError: Not a safetensors file, or other arrays than the network has.
-    """
-    import safetensors
-    import safetensors.torch
-
-    try:
-        parameters = safetensors.torch.load(model)
-        network.load_state_dict(parameters, strict=True)
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"not a safetensors model: {error}") from error
-    except RuntimeError as error:
-        raise FormatError(
-            f"the model does not fit the task: {error}",
-            hint="Name the task that the model was trained with.",
-        ) from error
-    return network.eval()
 
 
 def golden_bytes(model: bytes, inputs: Array) -> bytes:

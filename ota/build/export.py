@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wildflower.ota.device.runtime import OrtRuntime
-from wildflower.ota.errors import ExportError, ModelError
+from wildflower.ota.errors import ExportError, FormatError, ModelError
 
 if TYPE_CHECKING:
     import onnx
@@ -57,6 +57,28 @@ class Strategy:
     name: str
     opset: int
     export: Callable[["torch.nn.Module", "torch.Tensor", int], bytes]
+
+
+def load_parameters(network: "torch.nn.Module", model: bytes) -> "torch.nn.Module":
+    """Return the network with the parameters of a safetensors file.
+
+    Raises:
+        FormatError: Not a safetensors file, or other arrays than the network has.
+    """
+    import safetensors
+    import safetensors.torch
+
+    try:
+        parameters = safetensors.torch.load(model)
+        network.load_state_dict(parameters, strict=True)
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"not a safetensors model: {error}") from error
+    except RuntimeError as error:
+        raise FormatError(
+            f"the model does not fit the task: {error}",
+            hint="Name the task that the model was trained with.",
+        ) from error
+    return network.eval()
 
 
 def to_onnx(

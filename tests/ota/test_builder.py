@@ -20,8 +20,8 @@ from wildflower.ota.build.builder import (
     Builder,
     BuiltArtifact,
     Proxy,
-    load_parameters,
 )
+from wildflower.ota.build.export import load_parameters
 from wildflower.ota.build.gates import Budgets, GateReport
 from wildflower.ota.build.measure import cpu_flags, footprint_of, run_alone
 from wildflower.ota.build.recipes import RECIPES, recipe_for

@@ -7,8 +7,9 @@ import pytest
 from tests.ota_build_task import examples, model_bytes, task, trained
 
 from wildflower.ota.build import export, quantise
-from wildflower.ota.build.builder import Builder, BuiltArtifact, Proxy, load_parameters
+from wildflower.ota.build.builder import Builder, BuiltArtifact, Proxy
 from wildflower.ota.build.choice import Quality
+from wildflower.ota.build.export import load_parameters
 from wildflower.ota.build.followed import first
 from wildflower.ota.build.quantise import prepared
 from wildflower.ota.build.store import BuildStore
