@@ -101,16 +101,7 @@ class RoundPrivacy:
         mechanism = str(settings["dp"])
         if mechanism == "none":
             return None
-        noise, norm = float(settings["dp_noise"]), float(settings["dp_norm"])
-        if mechanism == "central-adaptive":
-            norm = before.get(NORM, norm)
         by_steps = mechanism == "dpsgd"
-        names = str(settings["statistics"]).split(";")
-        rule = ClientRule(
-            norm,
-            _statistics(names, float(settings["dp_count"]), mechanism),
-            local_noise=noise if mechanism == "local" else 0.0,
-        )
         population = int(settings["population"])
         cohort = min(int(settings["cohort"]) or population, population)
         sampling = _sampling(str(settings["selection"]), mechanism, cohort, population)
@@ -119,8 +110,8 @@ class RoundPrivacy:
         unit = Unit.EXAMPLE if by_steps else Unit.DEVICE
         return cls(
             mechanism=mechanism,
-            noise=noise,
-            rule=None if by_steps else rule,
+            noise=float(settings["dp_noise"]),
+            rule=None if by_steps else _rule(settings, mechanism, before),
             sgd=_asked(settings) if by_steps else None,
             sampling=sampling,
             total=Total(unit, relation, float(settings["dp_delta"])),
@@ -185,7 +176,7 @@ class RoundPrivacy:
         event = self._planned_event
         if isinstance(encoding, SkellamEncoding):
             event = encoding.event(encoding.min_cohort, self.sampling)
-        return self._entry(event, self.cohort, "planned", at)
+        return self._entry(f"{self.number}/planned", event, self.cohort, at)
 
     def entry(
         self, attempt: int, survivors: int, encoding: SumEncoding | None, at: datetime
@@ -199,14 +190,13 @@ class RoundPrivacy:
             at: The present, UTC.
         """
         if self.mechanism == "ftrl":
-            return self._entry(self._planned_event, self.cohort, f"tree-{self.tree}", at)
+            return self._entry(f"tree-{self.tree}", self._planned_event, self.cohort, at)
         event: Event = self._planned_event
         if isinstance(encoding, SkellamEncoding):
             event = encoding.event(survivors, self.sampling)
-        return self._entry(event, min(survivors, self.population), f"{attempt}", at)
+        return self._entry(f"{self.number}/{attempt}", event, min(survivors, self.population), at)
 
-    def _entry(self, event: Event, cohort: int, of: str, at: datetime) -> Entry:
-        name = of if of.startswith("tree") else f"{self.number}/{of}"
+    def _entry(self, name: str, event: Event, cohort: int, at: datetime) -> Entry:
         return Entry(
             entry_id=f"{self.training}/{name}",
             purpose=Purpose.TRAINING,
@@ -267,6 +257,16 @@ class RoundPrivacy:
         if self.rule is None or self.mechanism != "central-adaptive":
             return {}
         return {NORM: AdaptiveClipping().next(self.rule.norm, released)}
+
+
+def _rule(settings: Mapping[str, Value], mechanism: str, before: Mapping[str, float]) -> ClientRule:
+    noise, norm = float(settings["dp_noise"]), float(settings["dp_norm"])
+    names = str(settings["statistics"]).split(";")
+    return ClientRule(
+        before.get(NORM, norm) if mechanism == "central-adaptive" else norm,
+        _statistics(names, float(settings["dp_count"]), mechanism),
+        local_noise=noise if mechanism == "local" else 0.0,
+    )
 
 
 def _statistics(names: Sequence[str], largest: float, mechanism: str) -> Statistics:

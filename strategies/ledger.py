@@ -17,7 +17,7 @@ round that resumes) changes nothing, another one under the same id is refused.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum, unique
@@ -227,21 +227,6 @@ class Ledger:
 def describe(total: Total) -> str:
     """Return a total in words."""
     return f"unit {total.unit}, relation {total.relation}, delta {total.delta:g}"
-
-
-def require_all(ledger: Ledger, entries: Sequence[Entry], budget: Budget) -> float:
-    """Allow several releases together, such as all rounds of a training that is asked for.
-
-    Returns:
-        What the total will be after the last of them.
-
-    Raises:
-        BudgetError: Together they would overspend; nothing of them is started.
-    """
-    found = ledger.spent(budget.total)
-    for entry in entries[:-1]:
-        ledger = ledger.record(entry)
-    return ledger.require(entries[-1], budget) if entries else found
 
 
 def _to_fields(entry: Entry) -> dict[str, Any]:

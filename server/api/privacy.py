@@ -8,7 +8,11 @@ from typing import Final
 from fastapi import APIRouter
 
 from wildflower.server.api.desk import Desk, DeskHere
-from wildflower.server.api.views import PrivacySubjectView, PrivacyTotalView, PrivacyView
+from wildflower.server.api.privacy_views import (
+    PrivacySubjectView,
+    PrivacyTotalView,
+    PrivacyView,
+)
 from wildflower.server.ledger import StoredLedger
 from wildflower.server.records import Training
 from wildflower.strategies.dp.accounting import method_of

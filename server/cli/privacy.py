@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from wildflower.server.api.views import PrivacyView
+from wildflower.server.api.privacy_views import PrivacyView
 from wildflower.server.cli.remote import ServerDirectory, ServerUrl, Token, find_remote
 from wildflower.server.privacy_plan import Asked, Mechanism, Plan
 from wildflower.server.privacy_plan import plan as make_plan

@@ -17,6 +17,7 @@ from typing import Annotated, Final, Self, TypeVar
 import httpx
 import typer
 
+from wildflower.server.api.privacy_views import PrivacyView
 from wildflower.server.api.views import (
     ArtifactView,
     BlobView,
@@ -26,7 +27,6 @@ from wildflower.server.api.views import (
     InvitationView,
     LineView,
     ModelView,
-    PrivacyView,
     ReleaseView,
     RolloutView,
     RoundView,

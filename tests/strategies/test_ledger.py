@@ -27,7 +27,6 @@ from wildflower.strategies.ledger import (
     Total,
     Unit,
     describe,
-    require_all,
 )
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -102,15 +101,6 @@ def test_a_round_that_would_overspend_does_not_start() -> None:
         found.require(entry(4), budget)
     assert "privacy plan" in e.value.hint
     assert found.require(entry(3), budget) == found.spent(DEVICES)  # what resumes was paid
-
-
-def test_a_whole_training_is_refused_before_its_first_round() -> None:
-    budget = Budget(DEVICES, epsilon_of([Gaussian(10.0, 3)], delta=1e-5) * (1 + 1e-9))
-    rounds = [entry(number) for number in range(1, 5)]
-    assert require_all(Ledger(), rounds[:3], budget) <= budget.epsilon
-    with pytest.raises(BudgetError):
-        require_all(Ledger(), rounds, budget)
-    assert require_all(Ledger(), [], budget) == 0.0
 
 
 @pytest.mark.parametrize(
