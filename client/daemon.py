@@ -16,7 +16,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -46,6 +45,7 @@ from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FormatError, OtaError
 from wildflower.ota.release.fetch import ReleaseClient
+from wildflower.wakeup import woken_by_signals
 
 log = logging.getLogger("wildflower.client.daemon")  # also where this module is __main__
 
@@ -210,58 +210,6 @@ def alone(directory: Path) -> Iterator[None]:
                 f"an agent already runs in {directory}", hint="wildflower agent status shows it."
             ) from error
         yield
-
-
-ENDING: Final = (signal.SIGTERM, signal.SIGINT)
-WAKING: Final = frozenset({b"x", *(bytes([number]) for number in ENDING)})
-
-
-class Wakeup:
-    """Lets the main thread sleep until a signal or another thread wakes it.
-
-    A pipe, because a handler may interrupt the main thread anywhere: taking a lock in it, as
-    `Event.set` does, could wait for itself. Python writes a signal's number into it as the signal
-    arrives; a handler alone would run too late for a thread that is just about to sleep.
-    """
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
-
-    def watch(self) -> int:
-        """Have signals written into the pipe; return where they were written before."""
-        return signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-
-    def wake(self, *_: object) -> None:
-        """End the sleep, or the next one."""
-        with contextlib.suppress(OSError):  # closed: nobody sleeps any more
-            os.write(self._write, b"x")
-
-    def sleep(self) -> None:
-        """Wait to be woken."""
-        while os.read(self._read, 1) not in WAKING:
-            pass  # a signal that is none of ours
-
-    def close(self) -> None:
-        """Give the pipe back; who wakes from now on wakes nobody."""
-        ends, self._read, self._write = (self._read, self._write), -1, -1
-        for end in ends:
-            os.close(end)
-
-
-@contextlib.contextmanager
-def woken_by_signals() -> Iterator[Wakeup]:
-    """Turn SIGTERM and SIGINT into a wake-up for the length of the block."""
-    wakeup = Wakeup()
-    before = {number: signal.signal(number, wakeup.wake) for number in ENDING}
-    watched = wakeup.watch()
-    try:
-        yield wakeup
-    finally:
-        signal.set_wakeup_fd(watched)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        wakeup.close()
 
 
 def _work(agent: Agent, failures: list[BaseException], wake: Callable[[], None]) -> None:

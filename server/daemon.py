@@ -51,7 +51,6 @@ from wildflower.server.home import (
     read_file,
     require_free_ports,
     status_file,
-    stop_at_signals,
 )
 from wildflower.server.initial_model import make_initial
 from wildflower.server.initialise import NOISE_KEY
@@ -69,6 +68,7 @@ from wildflower.server.settings import Settings, load_settings
 from wildflower.server.sql import SqlStore
 from wildflower.server.store import Store
 from wildflower.server.supervise import Supervisor
+from wildflower.wakeup import stopped_by_signals
 
 log = logging.getLogger("wildflower.server.daemon")  # run as a module, its name is __main__
 
@@ -353,10 +353,9 @@ def main() -> int:
     options = parser.parse_args()
     configure_logging(LogFormat(options.log_format), verbosity=1)
     os.environ.update(superlink_environment(options.dir.absolute()))
-    stopping = threading.Event()
-    stop_at_signals(stopping)
     try:
-        run_server(options.dir, stopping)
+        with stopped_by_signals() as stopping:
+            run_server(options.dir, stopping)
     except ServerError as error:
         log.error("%s  %s", error, error.hint)
         return 1

@@ -5,9 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -58,12 +56,6 @@ def claimed(
         except BlockingIOError as error:
             raise StartError(f"{what} runs in {directory} already", hint=hint) from error
         yield
-
-
-def stop_at_signals(stopping: threading.Event) -> None:
-    """Set `stopping` at SIGTERM and SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
 
 
 def listeners(settings: Settings) -> dict[str, str]:

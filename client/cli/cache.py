@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from wildflower.client.cache_server import run_cache
-from wildflower.client.daemon import woken_by_signals
 from wildflower.client.errors import ConfigError
+from wildflower.wakeup import woken_by_signals
 
 app = typer.Typer(no_args_is_help=True, help="Serve releases to a LAN that fetches them once.")
 

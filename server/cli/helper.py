@@ -1,7 +1,6 @@
 """`wildflower helper`: set up, run and inspect a helper of one-shot aggregation."""
 
 import os
-import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from wildflower.logs import show_decisions
-from wildflower.server.cli.listen import read_place
+from wildflower.server.cli.service import ServiceRun, read_place, run_service
 from wildflower.server.errors import SettingsError
 
 app = typer.Typer(no_args_is_help=True, help="Set up, run and inspect a helper.")
@@ -38,14 +36,6 @@ class HelperView:
     ca: str
     answered: int
     statement: str
-
-
-@dataclass(frozen=True, slots=True)
-class HelperRunResult:
-    """A helper that has ended."""
-
-    directory: str
-    seconds: float
 
 
 @app.command(
@@ -87,17 +77,12 @@ def run(
     listen: Annotated[
         str, typer.Option("--listen", help="Where to listen, host:port.")
     ] = "127.0.0.1:8450",
-) -> HelperRunResult:
+) -> ServiceRun:
     """Run a helper until Ctrl-C or SIGTERM."""
     from wildflower.server.helper import run_helper
-    from wildflower.server.home import stop_at_signals
 
     place = read_place(listen)
-    show_decisions()
-    started, stopping = datetime.now(UTC), threading.Event()
-    stop_at_signals(stopping)
-    run_helper(directory, place, stopping)
-    return HelperRunResult(str(directory), round((datetime.now(UTC) - started).total_seconds(), 3))
+    return run_service(directory, lambda stopping: run_helper(directory, place, stopping))
 
 
 @app.command("show", epilog="Example: wildflower helper show --dir helper")

@@ -8,7 +8,6 @@ key holder's digest, as `key_holder` in its policy.toml.
 
 import os
 import threading
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +15,7 @@ from typing import Annotated
 
 import typer
 
-from wildflower.logs import show_decisions
-from wildflower.server.cli.listen import read_place
+from wildflower.server.cli.service import ServiceRun, read_place, run_service
 
 app = typer.Typer(
     no_args_is_help=True, help="Hold the keys of homomorphic rounds, away from the server."
@@ -39,14 +37,6 @@ class KeyHolderInit:
     digest: str
     token: str
     notes: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class KeyHolderRun:
-    """A key holder that has ended."""
-
-    directory: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +99,16 @@ def run(
     listen: Annotated[
         str, typer.Option("--listen", help="Where to listen, host:port.")
     ] = "127.0.0.1:8446",
-) -> KeyHolderRun:
+) -> ServiceRun:
     """Run the key holder until Ctrl-C or SIGTERM."""
-    from wildflower.server.home import stop_at_signals
     from wildflower.server.keyholder_home import run_key_holder
 
     place = read_place(listen)
-    show_decisions()
-    began, stopping = time.monotonic(), threading.Event()
-    stop_at_signals(stopping)
-    run_key_holder(directory.absolute(), place, stopping, now=lambda: datetime.now(UTC))
-    return KeyHolderRun(str(directory), round(time.monotonic() - began, 3))
+
+    def serve(stopping: threading.Event) -> None:
+        run_key_holder(directory.absolute(), place, stopping, now=lambda: datetime.now(UTC))
+
+    return run_service(directory, serve)
 
 
 @app.command("show", epilog="Example: wildflower keyholder show --dir keyholder")

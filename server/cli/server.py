@@ -1,7 +1,6 @@
 """`wildflower server`: set up, run and inspect the server."""
 
 import os
-import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from wildflower.logs import show_decisions
 from wildflower.server.api.views import StatusView
 from wildflower.server.cli.remote import (
     DIRECTORY_VARIABLE,
@@ -18,6 +16,7 @@ from wildflower.server.cli.remote import (
     Token,
     find_remote,
 )
+from wildflower.server.cli.service import ServiceRun, run_service
 
 app = typer.Typer(no_args_is_help=True, help="Set up, run and inspect the server.")
 
@@ -37,14 +36,6 @@ class InitResult:
     ca: str
     root: str
     notes: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class UpResult:
-    """A server that has ended."""
-
-    directory: str
-    seconds: float
 
 
 @app.command("init", epilog="Example: wildflower server init --dir server --app my_task.py")
@@ -96,19 +87,13 @@ def init(
 
 
 @app.command("up", epilog="Example: wildflower server up --dir server")
-def up(*, directory: Directory = Path("wildflower-server")) -> UpResult:
+def up(*, directory: Directory = Path("wildflower-server")) -> ServiceRun:
     """Run the server until Ctrl-C or SIGTERM: all listeners, Flower, the release signer."""
     from wildflower.server.daemon import run_server
     from wildflower.server.flower_link import superlink_environment
-    from wildflower.server.home import stop_at_signals
 
-    show_decisions()
     os.environ.update(superlink_environment(directory.absolute()))
-    started = datetime.now(UTC)
-    stopping = threading.Event()
-    stop_at_signals(stopping)
-    run_server(directory, stopping)
-    return UpResult(str(directory), round((datetime.now(UTC) - started).total_seconds(), 3))
+    return run_service(directory, lambda stopping: run_server(directory, stopping))
 
 
 @app.command("status", epilog="Example: wildflower server status --dir server")

@@ -19,7 +19,7 @@ from tests.device_fakes import Bundle, bundle
 
 from wildflower.client import daemon
 from wildflower.client.config import load_config
-from wildflower.client.daemon import Wakeup, alone, clock, run_daemon, woken_by_signals
+from wildflower.client.daemon import alone, clock, run_daemon
 from wildflower.client.errors import AgentError, ConfigError
 from wildflower.ota import canonical
 from wildflower.ota.device.journal import Journal
@@ -221,14 +221,6 @@ def test_the_clock_never_goes_back_behind_a_time_that_was_signed(tmp_path: Path)
     journal.close()
 
 
-def test_a_wake_up_before_the_sleep_or_after_the_end_harms_nothing() -> None:
-    wakeup = Wakeup()
-    wakeup.wake()
-    wakeup.sleep()
-    wakeup.close()
-    wakeup.wake()
-
-
 def test_the_service_manager_is_told_from_the_start_to_the_end(
     server: FakeServer, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,14 +255,3 @@ def test_the_daemon_loads_nothing_that_only_training_servers_or_commands_need() 
 def test_the_settings_of_an_enrolled_device_are_those_it_runs_with(directory: Path) -> None:
     config = load_config(directory)
     assert (config.poll_s, config.upload_s, config.model) == (0.2, 0.2, "")
-
-
-def test_a_signal_that_another_thread_receives_ends_the_sleep_too() -> None:
-    def receive() -> None:
-        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-
-    with woken_by_signals() as wakeup:
-        thread = threading.Thread(target=receive)
-        thread.start()
-        wakeup.sleep()
-        thread.join()

@@ -20,7 +20,7 @@ from tests.he_fakes import HeFleet
 from tests.round_fakes import LAYOUT, FlowerApp, request
 
 from wildflower.cli import main
-from wildflower.server.cli.listen import read_place
+from wildflower.server.cli.service import read_place
 from wildflower.server.errors import ConflictError, ServerError, SettingsError, StartError
 from wildflower.server.keyholder import Terms
 from wildflower.server.keyholder_home import (
