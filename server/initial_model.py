@@ -170,28 +170,17 @@ def captured_model(directory: Path, seed: int) -> "Parameters":
 
 def _keeping_grid() -> "Grid":
     """Return a grid of many nodes that ends its user at the first model it is to send."""
-    from flwr.app import Message, RecordDict
-    from flwr.serverapp import Grid
+    from flwr.app import Message
 
-    from wildflower.strategies.flower_compat.messages import FlowerRun, assume_identity
+    from wildflower.strategies.flower_compat.messages import FlowerRun, OwnGrid, assume_identity
 
-    class KeepingGrid(Grid):
+    class KeepingGrid(OwnGrid):
         def set_run(self, run: FlowerRun) -> None:
             pass
 
         @property
         def run(self) -> FlowerRun:
             raise NotImplementedError
-
-        def create_message(
-            self,
-            content: RecordDict,
-            message_type: str,
-            dst_node_id: int,
-            group_id: str,
-            ttl: float | None = None,
-        ) -> Message:
-            return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
         def get_node_ids(self) -> Iterable[int]:
             return range(1, NODES + 1)

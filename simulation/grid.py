@@ -22,10 +22,10 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.serverapp import Grid
 
 from wildflower.strategies.flower_compat.messages import (
     FlowerRun,
+    OwnGrid,
     assume_identity,
     empty_run,
     name,
@@ -52,7 +52,7 @@ class Death(Enum):
     AFTER = "it handles the message, and its answer is lost"
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(OwnGrid):
     """A grid of nodes that live in this process.
 
     Example:
@@ -111,17 +111,6 @@ class InProcessGrid(Grid):
     def run(self) -> FlowerRun:
         """The run."""
         return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a new message."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the nodes that live."""

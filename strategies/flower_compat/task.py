@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import httpx
-from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app import Error, Message, Metadata
 from flwr.app.message.message import make_message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import message_from_proto, run_from_proto
@@ -24,7 +24,6 @@ from flwr.proto.runtime_pb2 import (
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
-from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
 from flwr.supercore.retry import RetryInvoker, constant
 from flwr.supercore.run import Run
@@ -32,7 +31,12 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
 from wildflower.strategies.errors import LinkError, LinkRefusedError
-from wildflower.strategies.flower_compat.messages import SERVER_NODE, assume_identity, stamp
+from wildflower.strategies.flower_compat.messages import (
+    SERVER_NODE,
+    OwnGrid,
+    assume_identity,
+    stamp,
+)
 from wildflower.strategies.flower_compat.transport import (
     BUSY,
     Heartbeat,
@@ -56,7 +60,7 @@ POLL_S: Final = 0.1
 """Seconds between two looks for replies in `send_and_receive`."""
 
 
-class RunGrid(Grid):
+class RunGrid(OwnGrid):
     """The grid of one run; every error is a `LinkError`."""
 
     def __init__(self, grid: HttpGrid, run: Run, task_id: int, heartbeat: Heartbeat) -> None:
@@ -70,17 +74,6 @@ class RunGrid(Grid):
     def run(self) -> Run:
         """The run."""
         return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a new message of this run."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """Return what is known of the nodes that are online."""
