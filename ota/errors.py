@@ -8,6 +8,7 @@
     x IncompatibleError     the release requires what this device has not
     + FetchError            the bytes could not be had (network, server, budget)
       x StoppedError        the caller stopped the download; what has arrived is kept
+      x SlowError           a source drips: it would hold the device for ever without a time-out
       x BudgetError         an update has cost more bytes than it may
     x DeltaError            a delta is damaged, hostile, or for other files than these
     x SigningError          a key cannot be used, or the edit contradicts what is signed already
@@ -62,6 +63,10 @@ class FetchError(ReleaseError):
 
 class StoppedError(FetchError):
     """The caller stopped the download; what has arrived is kept."""
+
+
+class SlowError(FetchError):
+    """A source drips; it is left for the next one, and told to the server."""
 
 
 class BudgetError(FetchError):

@@ -41,6 +41,8 @@ from wildflower.ota.errors import (
     BudgetError,
     FetchError,
     RefusedError,
+    ReleaseError,
+    SlowError,
     StoppedError,
     StorageError,
 )
@@ -162,21 +164,23 @@ class Download:
         if self._is_there():
             return
         failures: list[str] = []
-        refused = False
+        kind: type[ReleaseError] = FetchError
         for source in sources:
             try:
                 self._from_source(source)
             except RefusedError as error:
                 self.refusals.append(Refusal(source, self.entry.name, str(error)))
                 failures.append(str(error))
-                refused = True
+                kind = RefusedError
             except (StoppedError, BudgetError):
                 raise
             except FetchError as error:
                 failures.append(str(error))
+                if isinstance(error, SlowError):
+                    self.refusals.append(Refusal(source, self.entry.name, str(error)))
+                    kind = SlowError if kind is FetchError else kind
             else:
                 return
-        kind = RefusedError if refused else FetchError
         raise kind(f"{self.entry.name}: no source had it: " + "; ".join(failures))
 
     def _is_there(self) -> bool:
@@ -312,8 +316,8 @@ class Download:
     def _check_rate(self, count: int, seconds: float) -> None:
         """Leave a source that drips: it would hold the device for ever without a time-out."""
         if count < SLOWEST * seconds:
-            raise FetchError(
-                f"{self.entry.name}: {count} bytes in {seconds:.0f} s, at least {SLOWEST} a second"
+            raise SlowError(  # in the same words each time, so that it is told to the server once
+                f"{self.entry.name}: too slow, expected at least {SLOWEST} bytes a second"
             )
 
     def _finish(self) -> None:

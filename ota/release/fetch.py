@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 import httpx
 
-from wildflower.ota.errors import FetchError, FormatError, RefusedError
+from wildflower.ota.errors import FetchError, FormatError, RefusedError, ReleaseError, SlowError
 from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.download import Download, Refusal, Surroundings
 from wildflower.ota.release.manifest import FileEntry, Release, target_path
@@ -54,6 +54,7 @@ class HttpSource:
 
         Raises:
             NotThereError: HTTP 403, 404 or 410.
+            SlowError: It drips.
             FetchError: Any other failure.
         """
         url = f"{self._base}/{path}"
@@ -67,7 +68,7 @@ class HttpSource:
                     raise FetchError(f"{url}: HTTP {answer.status_code}")
                 for chunk in answer.iter_raw():
                     if self._clock() - began > LONGEST_S:
-                        raise FetchError(f"{url}: not there after {LONGEST_S:.0f} s")
+                        raise SlowError(f"{url}: not there after {LONGEST_S:g} s")
                     yield chunk
         except httpx.HTTPError as error:
             raise FetchError(f"{url}: {type(error).__name__}: {error}") from error
@@ -239,7 +240,7 @@ class ReleaseClient:
     def _ask(self, target: str, read: Callable[[TrustedView], T]) -> T:
         """Read from the first source whose metadata verifies, those that have verified first."""
         failures: list[str] = []
-        refused = False
+        kind: type[ReleaseError] = FetchError
         for source in sorted(self._sources, key=lambda source: source not in self._views):
             try:
                 with self._http() as client:
@@ -247,10 +248,12 @@ class ReleaseClient:
             except RefusedError as error:
                 self.refusals.append(Refusal(source, target, str(error)))
                 failures.append(f"{source} served {error}")
-                refused = True
+                kind = RefusedError
             except FetchError as error:
                 failures.append(f"{source}: {error}")
-        kind = RefusedError if refused else FetchError
+                if isinstance(error, SlowError):
+                    self.refusals.append(Refusal(source, target, str(error)))
+                    kind = SlowError if kind is FetchError else kind
         raise kind(f"{target}: no source had it: " + "; ".join(failures))
 
     def _view(self, source: str, client: httpx.Client) -> TrustedView:

@@ -18,7 +18,7 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface
 
 from wildflower.ota import canonical
-from wildflower.ota.errors import FetchError, RefusedError, StorageError
+from wildflower.ota.errors import FetchError, RefusedError, SlowError, StorageError
 from wildflower.ota.release.tuf_compat import DurableUpdater
 
 METADATA: Final = "tuf/metadata"
@@ -156,7 +156,9 @@ class TrustedView:
         except exceptions.DownloadLengthMismatchError as error:
             raise RefusedError(f"{target}: endless: {error}") from error
         except exceptions.DownloadError as error:
-            raise FetchError(f"{target}: {error}") from error
+            is_slow = isinstance(error.__cause__, SlowError)
+            kind = SlowError if is_slow else FetchError
+            raise kind(f"{target}: {error}") from error
         except OSError as error:
             raise StorageError(f"metadata cache: {error}", hint="Free some space.") from error
 

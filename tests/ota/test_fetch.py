@@ -367,14 +367,14 @@ def ticking(step: float) -> Callable[[], float]:
 
 def test_a_source_that_drips_is_left(bench: Bench) -> None:
     server = bench.serve()
-    with pytest.raises(FetchError, match="at least 256 a second"):
+    with pytest.raises(FetchError, match="too slow, expected at least 256 bytes a second"):
         run(bench, server, clock=ticking(10_000))
     assert len(server.blob_requests()) == 1
 
 
 def test_a_source_that_begins_fast_and_then_drips_is_left(bench: Bench) -> None:
     moments = iter([0.0, 31.0, *(31.0 + 300.0 * step for step in range(1, 1000))])
-    with pytest.raises(FetchError, match="in 300 s, at least 256 a second"):
+    with pytest.raises(FetchError, match="too slow"):
         run(bench, bench.serve(), clock=lambda: next(moments))
 
 
