@@ -17,6 +17,7 @@ from typing import Final, Protocol, assert_never
 from wildflower.client.config import AgentConfig
 from wildflower.client.delta_fetch import DeltaFetch, Files
 from wildflower.client.self_report import measure_self
+from wildflower.ota import canonical
 from wildflower.ota.device import decision
 from wildflower.ota.device.decision import Standing
 from wildflower.ota.device.effects import (
@@ -292,7 +293,7 @@ class Fetcher:
         if effect.outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.INCOMPATIBLE):
             self.journal.set_back(release, effect.attempt, self.now())
         self.journal.queue(
-            f"attempt/{effect.attempt}",
+            _report_key(effect),
             effect.outcome,
             rollout=effect.rollout,
             release=release,
@@ -307,6 +308,14 @@ class Fetcher:
         with suppress(OSError):  # or a power cut brings them back, and nobody would miss the space
             sync_directory(self.config.directory)
         self.slots.collect()
+
+
+def _report_key(effect: Report) -> str:
+    """Return what makes two reports one: what is not for this device is told once, not daily."""
+    if effect.outcome not in (Outcome.REFUSED, Outcome.INCOMPATIBLE):
+        return f"attempt/{effect.attempt}"
+    said = f"{effect.rollout} {effect.release.digest} {effect.outcome} {effect.reason}"
+    return f"not-for-us/{canonical.digest(said.encode())[:32]}"
 
 
 def running_artifact(slots: Slots) -> str:

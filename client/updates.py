@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
+from wildflower.client.acceptance import Acceptance, Statements
 from wildflower.client.config import AgentConfig
 from wildflower.client.fetcher import Fetcher, Releases, running_artifact
 from wildflower.client.groups import find_group
@@ -46,7 +47,7 @@ def end_in_good_order() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-class Repository(Releases, Protocol):
+class Repository(Releases, Statements, Protocol):
     """What looking for releases needs of `ota.release.fetch.ReleaseClient`."""
 
     refusals: list[Refusal]
@@ -214,6 +215,9 @@ class Updates:
             return decision.reconsider(state, document, standing.device_id, now)
         if document is None:
             return None
+        if decision.is_forged(document):
+            self._tell_theft(document, f"{document.release_path!r} is no release's path")
+            return None
         if decision.cannot_go_back(document, standing, now):
             reason = "ordered back, but there is no earlier release to go back to"
             self._tell_order(document, "stuck", reason)
@@ -221,14 +225,24 @@ class Updates:
             if not self.lock.keeps(document.release, self.policy):
                 return order
             self._tell_order(document, "kept", "ordered back, but pinned by the device's owner")
-        why = decision.obstacle(document, standing, now) or self.lock.obstacle(document.release)
-        if why:
+        if why := self.obstacle(document, standing):
             log.debug("no update: %s", why)
             return None
         release = self.releases.release(
             document.release_path, accepted=self.policy.release, expected=document.release
         )
-        return decision.offer(document, release, standing, now)
+        if why := decision.overreach(document, release, now):
+            self._tell_theft(document, why)
+        offered = decision.offer(document, release, standing, now)
+        return offered if offered and self._acceptance.accepts(document, release) else None
+
+    def obstacle(self, document: RolloutDocument, standing: Standing) -> str:
+        """Return why what a rollout orders is not even looked at now; "" if it is."""
+        return (
+            decision.obstacle(document, standing, self.now())
+            or self.lock.obstacle(document.release)
+            or self._acceptance.obstacle(document.release)
+        )
 
     def standing(self) -> Standing:
         """Return where this device stands, for a decision."""
@@ -259,6 +273,15 @@ class Updates:
             if self._queue(key, Outcome.REFUSED, rollout="", release="", reason=reason):
                 log.warning("refused: %s", reason)
             self.told += 1
+
+    def _tell_theft(self, document: RolloutDocument, reason: str) -> None:
+        """Report, once, what the server's own key signed and a server of ours never says.
+
+        It names no rollout, so that it does not count in the one that it came with.
+        """
+        about = canonical.digest(f"{document.rollout} {reason}".encode())[:32]
+        if self._queue(f"theft/{about}", Outcome.REFUSED, rollout="", release="", reason=reason):
+            log.error("refused a rollout document: %s", reason)
 
     def _tell_order(self, document: RolloutDocument, key: str, reason: str) -> None:
         """Report, once, that an order is not followed."""
@@ -313,6 +336,10 @@ class Updates:
         about = canonical.digest(f"{self.slots.running()} {self.damaged} {reason}".encode())[:16]
         key = f"damage/{about}/{canonical.to_time(self.now())[:10]}"
         self._queue(key, Outcome.FAILED, rollout="", release=self.damaged, reason=reason)
+
+    @property
+    def _acceptance(self) -> Acceptance:
+        return Acceptance(self.policy.demands, self.journal, self.slots, self.releases, self.now)
 
     def _handlers(self) -> Handlers:
         return Handlers(

@@ -25,12 +25,15 @@ from wildflower.ota.device.machine import (
 )
 from wildflower.ota.device.profile import SelfReport
 from wildflower.ota.device.report import Outcome
-from wildflower.ota.release.manifest import FILE_ROLES, Release, Requirement
+from wildflower.ota.release.manifest import FILE_ROLES, PLAIN_NAME, Release, Requirement
 from wildflower.ota.rollout.admission import is_admitted
 from wildflower.ota.rollout.document import Order, RolloutDocument
 
 MANIFEST: Final = "manifest.json"
 """The name that a slot keeps for the manifest itself."""
+ROLES: Final = ("auto", "approved")
+"""Roles that sign releases."""
+CLOCKS_DIFFER: Final = timedelta(days=1)
 FIRST_RETRY: Final = timedelta(minutes=5)
 LAST_RETRY: Final = timedelta(days=1)
 UNDECIDED: Final = frozenset(
@@ -216,6 +219,30 @@ def role_of(path: str) -> str:
     """
     parts = path.split("/")
     return parts[1] if len(parts) == 4 and parts[0] == "models" else ""
+
+
+def is_forged(document: RolloutDocument) -> bool:
+    """Whether a document names something that could not be a release, whoever signed it.
+
+    The online key chooses among releases; one that was stolen may try to choose something else.
+    """
+    parts = document.release_path.split("/")
+    return role_of(document.release_path) not in ROLES or not all(map(PLAIN_NAME.fullmatch, parts))
+
+
+def overreach(document: RolloutDocument, release: Release, now: datetime) -> str:
+    """Return how a document goes beyond the ramp that the models' role signed; "" if it does not.
+
+    What would be within the ramp a day from now is let pass: it is a clock, here or there, that is
+    wrong by some hours, and the device waits anyway.
+    """
+    allowed = release.ceiling(now + CLOCKS_DIFFER)
+    if document.order is not Order.INSTALL or document.permille <= allowed:
+        return ""
+    return (
+        f"rollout {document.rollout} asks {document.permille} of 1000 devices to install release "
+        f"{release.order}; signed are {allowed} of 1000"
+    )
 
 
 def offer(

@@ -275,6 +275,17 @@ def test_a_report_is_queued_once_for_each_attempt(fetcher: Fetcher) -> None:
     assert fetcher.journal.setbacks()[ONE.digest].count == 2
 
 
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.INCOMPATIBLE])
+def test_what_is_not_for_this_device_is_told_once_however_often_it_is_looked_at(
+    fetcher: Fetcher, outcome: Outcome
+) -> None:
+    for attempt in (1, 2, 3):
+        fetcher.run(report(outcome, attempt))
+    fetcher.run(replace(report(outcome, 4), rollout="r2"))
+    assert [entry.rollout for entry in fetcher.journal.reports()] == ["r1", "r2"]
+    assert fetcher.journal.setbacks()[ONE.digest].count == 4
+
+
 @pytest.mark.parametrize("outcome", [Outcome.COMMITTED, Outcome.ROLLED_BACK])
 def test_what_ended_well_or_for_ever_is_no_setback(fetcher: Fetcher, outcome: Outcome) -> None:
     fetcher.run(report(outcome, 1))

@@ -279,3 +279,42 @@ def test_versions_compare_as_their_numbers_do(one: list[int], other: list[int]) 
 
 def test_a_version_that_is_none_is_below_all() -> None:
     assert decision.version_key("unknown") == () < decision.version_key("0.0.1")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "software/labels.json",
+        "targets/auto/light.linux-generic/3.json",
+        "models/timestamp/light.linux-generic/3.json",
+        "models/auto/../../software/labels.json",
+        "models/auto/../3.json",
+        "models/auto/%2e%2e/3.json",
+        "models/auto/light\\linux/3.json",
+        "models/auto/li\0ght/3.json",
+        "models/auto/l\u0131ght.linux-generic/3.json",
+        f"models/auto/{'x' * 200}/3.json",
+        "/models/auto/3.json",
+        "",
+    ],
+)
+def test_a_document_that_names_no_release_is_forged(path: str) -> None:
+    assert decision.is_forged(document(NEW, release_path=path))
+
+
+@pytest.mark.parametrize("role", ["auto", "approved"])
+def test_a_document_that_names_a_release_is_not(role: str) -> None:
+    path = f"models/{role}/light.linux-generic/3.json"
+    assert not decision.is_forged(document(NEW, release_path=path))
+
+
+def test_a_document_beyond_the_signed_ramp_is_told_unless_clocks_may_differ() -> None:
+    steps = (Ceiling(NOON, 50), Ceiling(NOON + timedelta(days=2), 1000))
+    release = replace(NEW, ramp=steps)
+    told = decision.overreach(document(release), release, NOON)
+    assert told.endswith(
+        f"1000 of 1000 devices to install release {NEW.order}; signed are 50 of 1000"
+    )
+    assert decision.overreach(document(release), release, NOON + timedelta(days=1)) == ""
+    assert decision.overreach(document(release, permille=50), release, NOON) == ""
+    assert decision.overreach(document(release, order=Order.PAUSE), release, NOON) == ""
