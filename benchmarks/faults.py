@@ -111,18 +111,13 @@ def _count(verdicts: Iterator[Verdict]) -> Count:
     return count
 
 
-def main() -> None:
-    """Run all and tell the counts."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help=f"every {QUICK}th point alone")
-    quick = parser.parse_args().quick
-    if not is_here():
-        sys.exit("no strace on this machine that may trace: apt install strace")
+def figures(*, quick: bool) -> tuple[dict[str, float], list[tuple[str, str]]]:
+    """Return all figures by their keys, and the rows of the table."""
     killed, failing, scenes = crashes(quick=quick), errors(quick=quick), named(quick=quick)
     ratios, networks = byte_ratios(quick=quick)
     scenes |= networks
     every = killed | failing | scenes
-    figures: dict[str, float] = {
+    found: dict[str, float] = {
         "crash_points": sum(count.points for count in killed.values()),
         "crash_recovered": sum(count.recovered for count in killed.values()),
         "torn": sum(count.torn for count in every.values()),
@@ -131,11 +126,21 @@ def main() -> None:
         "scenarios": len(scenes),
         "scenarios_survived": sum(count.recovered for count in scenes.values()),
     }
-    figures |= {key: round(ratios[name], 4) for key, name in RATIOS.items() if name in ratios}
+    found |= {key: round(ratios[name], 4) for key, name in RATIOS.items() if name in ratios}
     rows = [(name, str(count)) for name, count in every.items()]
     rows += [(f"{name}, bytes", f"{ratio:5.2f} times") for name, ratio in ratios.items()]
     rows += [("not survived", line) for count in every.values() for line in count.failed]
-    tell("faults", figures, rows)
+    return found, rows
+
+
+def main() -> None:
+    """Run all and tell the counts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"every {QUICK}th point alone")
+    quick = parser.parse_args().quick
+    if not is_here():
+        sys.exit("no strace on this machine that may trace: apt install strace")
+    tell("faults", *figures(quick=quick))
 
 
 if __name__ == "__main__":
