@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from wildflower.client.settings_file import read, setting, write
+from wildflower.ota.device.acceptance import JOIN, Demands
 from wildflower.ota.device.conditions import Metered, Rules, Window
 from wildflower.ota.errors import FormatError
 
@@ -50,6 +51,12 @@ class Policy:
             fetched whole where that fails; "never": it is always fetched whole.
         delta: At which the epsilon is told; the device's own, because a server's would be a way
             around the limit.
+        max_epsilon: Largest epsilon that the training of a release may have spent, for the same
+            unit and at no larger delta; 0 for no limit. With one, a release whose statement of
+            provenance tells no epsilon is refused.
+        min_clients: Fewest devices whose updates are in a release; 0 for any number.
+        strategies: How a release may have been made, each a combination such as "secagg+fedavg"
+            whose names must all be true of it; none for any.
     """
 
     secagg: str = setting(
@@ -140,6 +147,31 @@ class Policy:
         about="How often what is installed is compared with what was signed",
     )
 
+    max_epsilon: float = setting(
+        0.0,
+        "a number in [0, 1000], 0 for no limit",
+        lambda v: 0 <= v <= 1000,
+        about="Largest epsilon of the training that a release comes from",
+    )
+    min_clients: int = setting(
+        0,
+        "a number in [0, 1000000], 0 for any number",
+        lambda v: 0 <= v <= 10**6,
+        about="Fewest devices whose updates are in a release",
+    )
+    strategies: tuple[str, ...] = setting(
+        (),
+        'list of at most 32 combinations of `wildflower strategies ls`, such as "secagg+fedavg"; '
+        "none: any",
+        lambda v: len(v) <= 32 and all(isinstance(one, str) and _is_known(one) for one in v),
+        about="How a release may have been made",
+    )
+
+    @property
+    def demands(self) -> Demands:
+        """What is demanded of where a release comes from."""
+        return Demands(self.max_epsilon, self.delta, self.unit, self.min_clients, self.strategies)
+
     @property
     def fetching(self) -> Rules:
         """When releases are fetched."""
@@ -159,6 +191,20 @@ def load_policy(directory: Path) -> Policy:
 def save_policy(policy: Policy, directory: Path) -> None:
     """Write a device's policy."""
     write(policy, directory / FILE)
+
+
+def _is_known(combination: str) -> bool:
+    """Whether it names what a statement tells; a mistyped one would refuse every release."""
+    from wildflower.strategies.combine import parse
+    from wildflower.strategies.errors import OptionError
+    from wildflower.strategies.option import Kind
+
+    try:
+        options = parse(combination)
+    except OptionError:
+        return False
+    told = {one.name for one in options if one.kind not in (Kind.SELECTION, Kind.WEIGHTING)}
+    return told == set(combination.split(JOIN))
 
 
 def _is_window(text: str) -> bool:

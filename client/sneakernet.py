@@ -28,7 +28,7 @@ from wildflower.client.policy import load_policy
 from wildflower.client.spool import Spool
 from wildflower.client.updates import Updates
 from wildflower.ota import canonical
-from wildflower.ota.device import decision, owed
+from wildflower.ota.device import owed
 from wildflower.ota.device.journal import Entry, Journal
 from wildflower.ota.device.owed import Owed
 from wildflower.ota.device.slots import Slots
@@ -230,6 +230,5 @@ def _why_not(updates: Updates) -> str:
         return NOTHING_HERE
     if document.release == updates.slots.running():
         return ""
-    why = decision.obstacle(document, updates.standing(), updates.now())
-    why = why or updates.lock.obstacle(document.release) or "; ".join(updates.lock.waiting)
+    why = updates.obstacle(document, updates.standing()) or "; ".join(updates.lock.waiting)
     return why or f"phase {updates.journal.load().phase.value}; the agent goes on with it"

@@ -5,6 +5,7 @@
   x ModelError              a runtime cannot load or run this model
   + ReleaseError            something about a release cannot be trusted or used
     x RefusedError          signature, digest, length, expiry or order is not what was signed
+      x ProvenanceError     where it comes from is not what the device's owner accepts
     x IncompatibleError     the release requires what this device has not
     + FetchError            the bytes could not be had (network, server, budget)
       x StoppedError        the caller stopped the download; what has arrived is kept
@@ -51,6 +52,10 @@ class ReleaseError(OtaError):
 
 class RefusedError(ReleaseError):
     """What was served is not what was signed."""
+
+
+class ProvenanceError(RefusedError):
+    """Where a release comes from is not what the device's owner accepts."""
 
 
 class IncompatibleError(ReleaseError):

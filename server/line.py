@@ -30,6 +30,7 @@ from wildflower.server.records import (
     Training,
 )
 from wildflower.server.store import Store
+from wildflower.server.training_settings import method_of
 
 log = logging.getLogger(__name__)
 
@@ -291,6 +292,7 @@ class LineRunner:
             secure=training.secure,
             metrics={**model.metrics, **_spent(made)},
             at=made.finished_at or made.started_at,
+            method=method_of(training.settings),
         )
 
     def _artifact(self, one: Built, model: str) -> Artifact:

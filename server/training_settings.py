@@ -14,6 +14,7 @@ from enum import StrEnum, unique
 from types import MappingProxyType
 from typing import Final
 
+from wildflower.ota.release.method import NO_MECHANISM, Method
 from wildflower.server.errors import SettingsError
 from wildflower.strategies import combine
 from wildflower.strategies.errors import StrategyError
@@ -132,18 +133,30 @@ def complete(own: Mapping[str, Value], asked: Mapping[str, Value]) -> dict[str, 
     return settings
 
 
+def method_of(settings: Mapping[str, Value]) -> Method:
+    """Return how rounds of these settings make a model, in the words of `strategies.options`."""
+    known = {**DEFAULTS, **settings}  # what was stored before a setting was there lacks it
+    mechanism, protection, rule = (str(known[key]) for key in ("dp", "protection", "rule"))
+    robust = {"median": "fedmedian"}.get(rule, rule)
+    units = {NO_MECHANISM: "", "dpsgd": "example"}
+    return Method(
+        algorithm=robust if protection == Protection.GROUPED else "fedavg",
+        protection=protection,
+        mechanism=mechanism,
+        unit=units.get(mechanism, "device"),
+    )
+
+
 def _require_together(settings: Mapping[str, Value]) -> None:
     """Refuse what does not go together, before anything is stored.
 
     Raises:
         SettingsError: The combination would not give what it promises.
     """
-    names = [str(settings[key]) for key in ("protection", "selection", "dp")]
-    names.append("by-examples" if settings["dp"] == "none" else "equal")
-    robust = {"median": "fedmedian"}.get(str(settings["rule"]), str(settings["rule"]))
-    names.append(robust if settings["protection"] == "grouped" else "fedavg")
+    method, selection = method_of(settings), str(settings["selection"])
+    weighting = "by-examples" if method.mechanism == NO_MECHANISM else "equal"
     try:
-        combine.require(*names)
+        combine.require(method.protection, selection, method.mechanism, weighting, method.algorithm)
     except StrategyError as error:
         raise SettingsError(str(error), hint=error.hint) from error
 

@@ -32,6 +32,7 @@ from wildflower.ota.release import signing
 from wildflower.ota.release.keys import ROLLOUT, RoleKeys, generate_roles
 from wildflower.ota.release.manifest import target_path
 from wildflower.ota.release.repository import Changes, Repository
+from wildflower.ota.release.statement import statement_path
 from wildflower.ota.rollout.document import RolloutDocument, document_path
 from wildflower.ota.wire import device_pb2 as wire
 from wildflower.server.ca import Authority
@@ -81,15 +82,21 @@ class Releases:
         self.root = self.repository.create(self.keys, today())
         self.blobs: dict[str, bytes] = {}
 
-    def publish(self, one: Bundle, *, role: str = "auto") -> None:
-        """Sign a release and put its files beside it."""
+    def publish(self, one: Bundle, *, role: str = "auto", statement: bytes = b"") -> None:
+        """Sign a release and put its files, and its statement if there is one, beside it."""
         name = f"models/{role}"
         path = target_path(role, one.release.target_group, one.release.order)
         data = one.release.to_bytes()
         metadata = signing.add_release(
-            self.repository.current(name), path, data, self.keys[name].signers, expires=self._soon()
+            self.repository.current(name),
+            path,
+            data,
+            self.keys[name].signers,
+            expires=self._soon(),
+            provenance=statement,
         )
-        self._write(name, metadata, path, data)
+        beside = {statement_path(path): statement} if statement else {}
+        self._write(name, metadata, {path: data, **beside})
         self.blobs |= one.blobs
 
     def roll_out(self, one: Bundle, **changes: Any) -> None:
@@ -105,10 +112,10 @@ class Releases:
             self.keys[ROLLOUT].signers,
             expires=self._soon(),
         )
-        self._write(ROLLOUT, metadata, path, data)
+        self._write(ROLLOUT, metadata, {path: data})
 
-    def _write(self, role: str, metadata: bytes, path: str, data: bytes) -> None:
-        self.repository.publish(Changes({role: metadata}, {path: data}), self.keys, today())
+    def _write(self, role: str, metadata: bytes, targets: Mapping[str, bytes]) -> None:
+        self.repository.publish(Changes({role: metadata}, targets), self.keys, today())
 
     def _soon(self) -> datetime:
         return today() + timedelta(days=1)

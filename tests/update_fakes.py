@@ -1,6 +1,6 @@
 """A device's updates with everything real but the clock, the waits and the agent's loop."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -19,6 +19,7 @@ from wildflower.client.updates import Updates
 from wildflower.ota.device.journal import Entry, Journal
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.release.fetch import ReleaseClient
+from wildflower.ota.release.manifest import Release
 
 
 @dataclass
@@ -103,10 +104,17 @@ class Kit:
             journal.close()
 
 
-def offer(server: FakeServer, order: int, *, role: str = "auto", **changes: Any) -> Bundle:
-    """Publish a release and roll it out to everybody."""
+def offer(
+    server: FakeServer,
+    order: int,
+    *,
+    role: str = "auto",
+    statement: Callable[[Release], bytes] = lambda _: b"",
+    **changes: Any,
+) -> Bundle:
+    """Publish a release, with the statement that is made of it, and roll it out to everybody."""
     one = bundle(order, scale=float(order), **({"not_before": LONG_AGO} | changes))
-    server.releases.publish(one, role=role)
+    server.releases.publish(one, role=role, statement=statement(one.release))
     path = f"models/{role}/{one.release.target_group}/{order}.json"
     server.releases.roll_out(one, release_path=path)
     return one

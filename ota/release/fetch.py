@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import httpx
 
@@ -23,6 +23,9 @@ from wildflower.ota.release.patience import Patience
 from wildflower.ota.release.software import Software, software_path
 from wildflower.ota.release.trust import Clock, NotThereError, TrustedView
 from wildflower.ota.rollout.document import RolloutDocument, document_path
+
+if TYPE_CHECKING:
+    from wildflower.ota.release.statement import Provenance
 
 ROLES: Final = ("auto", "approved")
 """Who may sign models: the release signer, and k of n people."""
@@ -180,6 +183,31 @@ class ReleaseClient:
             )
         digest = expected or self._promised.get(path, "")
         return self._ask(path, lambda view: _release(view, path, role, digest))
+
+    def statement(self, path: str, release: Release) -> "Provenance | None":
+        """Return where a release comes from, as its role has signed it; None if it has not.
+
+        Args:
+            path: Where the release's manifest lies, as a rollout document names it.
+            release: What lies there.
+
+        Raises:
+            RefusedError: It is of another release or malformed, or see `refresh`.
+            FetchError: No source answered.
+            StorageError: The cache cannot be written.
+        """
+        from wildflower.ota.release.statement import read_statement, statement_path
+
+        beside = statement_path(path)
+
+        def read(view: TrustedView) -> "Provenance | None":
+            data = view.target(beside)
+            found = _parsed(read_statement, beside, data) if data is not None else None
+            if found is not None:
+                found.check(release)
+            return found
+
+        return self._ask(beside, read)
 
     def software(self, name: str) -> Software | None:
         """Return the newest software of a line; None if nobody who may has signed any.

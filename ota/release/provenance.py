@@ -4,6 +4,9 @@ It holds counts, never ids of devices. The signer checks that it names the very 
 round that a release's lineage names; `wildflower trace` shows it.
 
     RoundRecord.from_bytes(record.to_bytes()) == record
+
+A record without a method says nothing of it, so that those made before there were methods keep
+their digest.
 """
 
 import math
@@ -14,6 +17,7 @@ from typing import Any, Final, Self
 
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError
+from wildflower.ota.release.method import Method
 
 KIND: Final = "wildflower.round-record"
 EPSILON: Final = "dp_epsilon"
@@ -34,6 +38,7 @@ class RoundRecord:
         secure: Whether the sum was a secure aggregation.
         metrics: What the round measured, finite numbers by name.
         at: When it was recorded.
+        method: How it made the model; None where the record does not tell.
     """
 
     training: str
@@ -44,6 +49,7 @@ class RoundRecord:
     secure: bool
     metrics: Mapping[str, float]
     at: datetime
+    method: Method | None = None
 
     @property
     def digest(self) -> str:
@@ -58,20 +64,21 @@ class RoundRecord:
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        return canonical.to_bytes(
-            {
-                "kind": KIND,
-                "format": 1,
-                "training": self.training,
-                "round": self.number,
-                "model": self.model,
-                "cohort": self.cohort,
-                "survivors": self.survivors,
-                "secure": self.secure,
-                "metrics": dict(self.metrics),
-                "at": canonical.to_time(self.at),
-            }
-        )
+        document: dict[str, Any] = {
+            "kind": KIND,
+            "format": 1,
+            "training": self.training,
+            "round": self.number,
+            "model": self.model,
+            "cohort": self.cohort,
+            "survivors": self.survivors,
+            "secure": self.secure,
+            "metrics": dict(self.metrics),
+            "at": canonical.to_time(self.at),
+        }
+        if self.method is not None:
+            document["method"] = self.method.to_document()
+        return canonical.to_bytes(document)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -91,6 +98,7 @@ class RoundRecord:
                 secure=bool(document["secure"]),
                 metrics={str(k): _number(v) for k, v in document["metrics"].items()},
                 at=canonical.from_time(document["at"]),
+                method=(Method.from_document(document["method"]) if "method" in document else None),
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise FormatError(f"round record: {error!r}") from error

@@ -6,8 +6,9 @@
     found.check(release)                                        # ... and it is of this release
 
 The statement is in-toto Statement v1, its predicate SLSA provenance v1 with a build type of ours:
-a federated round. It holds counts, never ids of devices. It adds nothing to what devices trust, the
-manifest; it lets others see how the model was made without knowing our documents.
+a federated round. It holds counts, never ids of devices. It lets others see how the model was made
+without knowing our documents, and a device's owner say which models are accepted
+(`ota.device.acceptance`): there TUF vouches for its bytes, as it does for the manifest's.
 
     Provenance.from_bytes(provenance.to_bytes()) == provenance
 
@@ -16,7 +17,7 @@ Sources: in-toto attestation framework 1.1, SLSA 1.0 (provenance), DSSE 1.0.2.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Self
 
@@ -27,6 +28,7 @@ from securesystemslib.signer import Key, Signer
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, RefusedError
 from wildflower.ota.release.manifest import HEX_DIGEST, Release
+from wildflower.ota.release.method import Method
 from wildflower.ota.release.provenance import RoundRecord
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -55,6 +57,7 @@ class Provenance:
         gate_report: Digest of the gates' report.
         round_record: Digest of the round record.
         at: When the round was recorded.
+        method: How the round made the model; None in statements that do not tell.
     """
 
     files: Mapping[str, str]
@@ -70,6 +73,7 @@ class Provenance:
     gate_report: str
     round_record: str
     at: datetime
+    method: Method | None = None
 
     @classmethod
     def of(
@@ -94,7 +98,25 @@ class Provenance:
             gate_report=release.lineage.gate_report,
             round_record=record.digest,
             at=record.at,
+            method=record.method,
         )
+
+    def taken_over(self, release: Release) -> Self:
+        """Return the provenance of another release of the same model, as people sign it anew.
+
+        Raises:
+            RefusedError: It is of another model, training or round.
+        """
+        same = self.files.get(release.artifact.name) == release.artifact.digest
+        moved = replace(
+            self,
+            files={entry.name: entry.digest for entry in release.files},
+            manifest=release.digest,
+            toolchain=self.toolchain if same else {},  # of a file that is built anew it says none
+            gate_report=release.lineage.gate_report,
+        )
+        moved.check(release)
+        return moved
 
     def check(self, release: Release) -> None:
         """Check that it is of this very release.
@@ -103,10 +125,10 @@ class Provenance:
             RefusedError: It is of another.
         """
         lineage = release.lineage
-        files = {entry.name: entry.digest for entry in release.files}
+        files = sorted((entry.name, entry.digest) for entry in release.files)
         claims = (
             ("manifest", release.digest, self.manifest),
-            ("files", str(files), str(dict(self.files))),
+            ("files", str(files), str(sorted(self.files.items()))),
             ("model", lineage.model, self.model),
             ("training", lineage.training, self.training),
             ("round", str(lineage.round_number), str(self.round_number)),
@@ -145,6 +167,7 @@ class Provenance:
         )
 
     def _definition(self) -> dict[str, Any]:
+        told = {} if self.method is None else {"method": self.method.to_document()}
         return {
             "buildType": BUILD_TYPE,
             "externalParameters": {
@@ -154,6 +177,7 @@ class Provenance:
                 "survivors": self.survivors,
                 "secureAggregation": self.secure,
                 "privacy": dict(self.privacy),
+                **told,
             },
             "resolvedDependencies": [_named("global-model", self.model)],
         }
@@ -187,6 +211,8 @@ class Provenance:
             raise FormatError(
                 f"provenance: round {self.round_number}, {self.survivors} of {self.cohort}"
             )
+        if min(self.privacy.values(), default=0.0) < 0:
+            raise FormatError(f"provenance: found {dict(self.privacy)} of privacy, expected >= 0")
 
 
 def sign_statement(provenance: Provenance, signers: Sequence[Signer]) -> bytes:
@@ -209,6 +235,24 @@ def open_statement(data: bytes, keys: Sequence[Key], threshold: int = 1) -> Prov
         FormatError: Not an envelope with such a statement.
         RefusedError: Too few of the keys have signed.
     """
+    envelope = _envelope(data)
+    try:
+        envelope.verify(list(keys), threshold)
+    except (ValueError, Error) as error:
+        raise RefusedError(f"provenance: wrong signature: {error}") from error
+    return Provenance.from_bytes(envelope.payload)
+
+
+def read_statement(data: bytes) -> Provenance:
+    """Return what an envelope says whose bytes somebody else has vouched for, such as TUF.
+
+    Raises:
+        FormatError: Not an envelope with such a statement.
+    """
+    return Provenance.from_bytes(_envelope(data).payload)
+
+
+def _envelope(data: bytes) -> Envelope:
     if len(data) > MAX_ENVELOPE:
         raise FormatError(f"provenance: {len(data)} bytes, at most {MAX_ENVELOPE} are read")
     try:
@@ -218,11 +262,7 @@ def open_statement(data: bytes, keys: Sequence[Key], threshold: int = 1) -> Prov
         raise FormatError(f"provenance: no DSSE envelope: {error!r}") from error
     if kind != PAYLOAD_TYPE:
         raise FormatError(f"provenance: expected {PAYLOAD_TYPE}, found {str(kind)[:80]!r}")
-    try:
-        envelope.verify(list(keys), threshold)
-    except (ValueError, Error) as error:
-        raise RefusedError(f"provenance: wrong signature: {error}") from error
-    return Provenance.from_bytes(envelope.payload)
+    return envelope
 
 
 def statement_path(manifest_path: str) -> str:
@@ -260,6 +300,7 @@ def _parsed(statement: Any) -> dict[str, Any]:
         "gate_report": str(gates),
         "round_record": str(record),
         "at": canonical.from_time(details["metadata"]["finishedOn"]),
+        "method": Method.from_document(asked["method"]) if "method" in asked else None,
     }
 
 

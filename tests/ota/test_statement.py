@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
-from tests.ota_fakes import NOON, release_of
+from tests.ota_fakes import NOON, file_entry, release_of
 
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, RefusedError
@@ -34,6 +34,14 @@ OTHER = CryptoSigner.generate_ed25519()
 def test_a_statement_comes_back_as_it_was_made() -> None:
     assert Provenance.from_bytes(MADE.to_bytes()) == MADE
     MADE.check(RELEASE)
+
+
+def test_the_order_of_files_in_a_manifest_is_none_of_its_claims() -> None:
+    files = (file_entry(b"model"), file_entry(b"golden", role="golden", name="golden.npz"))
+    for ordered in (files, files[::-1]):
+        release = replace(RELEASE, files=ordered)
+        found = Provenance.of(release, RECORD, {})
+        Provenance.from_bytes(found.to_bytes()).check(release)
 
 
 def test_it_is_a_statement_that_in_toto_and_slsa_describe() -> None:
