@@ -73,10 +73,10 @@ class Ended:
 
 
 class Devices:
-    """The process that devices are forked off."""
+    """The process that devices are forked off: a module that ends in `device.serve`."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.faults.device"]
+    def __init__(self, module: str = "tests.faults.device") -> None:
+        command = [sys.executable, "-m", module]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -34,6 +34,8 @@ from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import OtaError
 from wildflower.ota.release.fetch import ReleaseClient
 
+Act = Callable[[dict[str, Any]], list[str]]
+"""Carries out an order; returns what it could not do."""
 SAID = 4000  # bytes of an answer; errors of several sources are long
 AN_HOUR_S = 3600.0
 """What passes between two looks at the clock that nobody can set."""
@@ -95,7 +97,7 @@ def _guarded(step: Callable[[], None]) -> str:
     return ""
 
 
-def _fork(order: dict[str, Any]) -> dict[str, Any]:
+def _fork(order: dict[str, Any], act: Act) -> dict[str, Any]:
     """Carry an order out in a child; say its process id first, so that it can be traced or killed.
 
     The answer comes through a socket: `write` may be made to fail in the child.
@@ -106,18 +108,18 @@ def _fork(order: dict[str, Any]) -> dict[str, Any]:
             child = os.fork()
             if not child:
                 ours.close()
-                _live(order, theirs)
+                _live(order, theirs, act)
         _say({"process": child})
         said = ours.makefile("rb").read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return {"status": status, "failures": json.loads(said or b"[]")}
 
 
-def _live(order: dict[str, Any], answer: socket.socket) -> None:
+def _live(order: dict[str, Any], answer: socket.socket, act: Act) -> None:
     if order["traced"]:
         os.kill(os.getpid(), signal.SIGSTOP)
     try:
-        failures, status = update(order), PASSED
+        failures, status = act(order), PASSED
     except (ClientError, OtaError) as error:
         failures, status = [f"{type(error).__name__}: {error}"], GAVE_UP
     except BaseException as error:  # noqa: BLE001  the child's edge
@@ -131,13 +133,13 @@ def _say(document: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
+def serve(act: Act) -> None:
     """Carry out orders until there are no more."""
     warming = json.loads(sys.stdin.readline())
-    _say({"failures": update(warming)})
+    _say({"failures": act(warming)})
     for line in sys.stdin:
-        _say(_fork(json.loads(line)))
+        _say(_fork(json.loads(line), act))
 
 
 if __name__ == "__main__":
-    main()
+    serve(update)

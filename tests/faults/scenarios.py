@@ -109,8 +109,8 @@ WEATHER: Final[Mapping[str, Weather]] = {
 }
 
 
-def weather(bench: Bench, case: Weather) -> float:
-    """Let the device update in a weather, then in fair; return the bytes sent by its size."""
+def begin(bench: Bench, case: Weather) -> None:
+    """Let a weather begin, and count the bytes that are sent in it."""
     large = max(bench.second.blobs, key=lambda digest: len(bench.second.blobs[digest]))
     fair, foul = Faults(), Faults(**case.faults)
     later = foul if case.then is None else Faults(**case.then)
@@ -121,18 +121,27 @@ def weather(bench: Bench, case: Weather) -> float:
         asked.extend([path] * is_large)
         bench.server.faults = fair if not is_large else foul if len(asked) == 1 else later
 
-    device = bench.copy()
     bench.shelf.before, bench.server.served, bench.timeout_s = before, 0, case.timeout_s
+
+
+def end(bench: Bench) -> float:
+    """Let fair weather begin; return the bytes that were sent before, by the update's size."""
+    bench.shelf.before, bench.server.faults = lambda _: None, Faults()
+    return bench.server.served / sum(map(len, bench.second.blobs.values()))
+
+
+def weather(bench: Bench, case: Weather) -> float:
+    """Let the device update in a weather, then in fair; return the bytes sent by its size."""
+    device = bench.copy()
+    begin(bench, case)
     ended = bench.run(device)
-    sent = bench.server.served
-    bench.shelf.before, bench.server.faults = lambda _: None, fair
+    ratio = end(bench)
     assert ended.status == 0, ended
     steady(bench, device)
     if not case.is_passable:
         assert (device / "slots" / "current").readlink().name == bench.first.digest
         ended = bench.later(device)
     arrived(bench, device)
-    ratio = sent / sum(map(len, bench.second.blobs.values()))
     assert ratio <= case.ratio, ratio
     return ratio
 
