@@ -1,10 +1,9 @@
-from typing import Any
-
 import flatbuffers  # type: ignore[import-untyped]  # ships no type information
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.flatbuffer_writer import table, vector
 
 from wildflower.ota.delta import tflite_segments
 from wildflower.ota.delta.segments import Kind
@@ -13,24 +12,6 @@ from wildflower.ota.errors import FormatError
 
 Tensor = tuple[str, int, int]
 """Name, type and buffer."""
-
-
-def table(builder: Any, **fields: tuple[int, Any]) -> int:
-    """Write a table: by any name, a field's number and its offset or a function that adds it."""
-    builder.StartObject(1 + max((number for number, _ in fields.values()), default=0))
-    for number, value in fields.values():
-        if callable(value):
-            value(number)
-        else:
-            builder.PrependUOffsetTRelativeSlot(number, value, 0)
-    return int(builder.EndObject())
-
-
-def vector(builder: Any, parts: list[int]) -> int:
-    builder.StartVector(4, len(parts), 4)
-    for part in reversed(parts):
-        builder.PrependUOffsetTRelative(part)
-    return int(builder.EndVector())
 
 
 def file(buffers: list[bytes | None], tensors: list[Tensor]) -> bytes:
