@@ -13,9 +13,14 @@ TASK = ROOT / "examples" / "own-task" / "task.py"
 
 
 def demo(place: Path, *more: str) -> "subprocess.Popen[str]":
+    heeding = ["env", "--default-signal=INT"]  # a shell's background jobs begin without Ctrl-C
     command = [sys.executable, "-m", "wildflower.cli", "demo", "--dir", str(place), *more]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        heeding + command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
