@@ -3,14 +3,19 @@
 trust     the conformance table that the devices' client passes
 deltas    sizes and speed, over consecutive federated rounds
 device    what looking for a release costs, and what a swap of models costs the application
-faults    `python -m benchmarks.faults` prints them, with a line for each fault
+faults    what devices survive, and what a bad network costs; the longest part, needs `strace`
+peer      python-tuf's own client beside ours, under the same faults; needs `strace`
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from benchmarks import _conformance, _delta_models, _deltas, _device
+from tests.faults.strace import is_here
+
+from benchmarks import _conformance, _delta_models, _deltas, _device, _tuf_peer
+from benchmarks import faults as _faults
 from benchmarks._outcome import tell
 
 Part = tuple[dict[str, float], list[tuple[str, str]]]
@@ -36,11 +41,41 @@ def device(*, quick: bool) -> Part:
     return figures, [(name, f"{value:g}") for name, value in figures.items()]
 
 
+def faults(*, quick: bool) -> Part:
+    """Let devices be killed, cut off, lied to and refused; without strace there is no figure."""
+    _need_strace()
+    return _faults.figures(quick=quick)
+
+
+def peer(*, quick: bool) -> Part:
+    """Put python-tuf's own client under the same faults as ours."""
+    _need_strace()
+    return _tuf_peer.compare(quick=quick)
+
+
+def _need_strace() -> None:
+    if not is_here():
+        sys.exit("no strace on this machine that may trace: apt install strace")
+
+
 PARTS: Final[Mapping[str, Callable[..., Part]]] = {
     "trust": trust,
     "deltas": deltas,
     "device": device,
+    "faults": faults,
+    "peer": peer,
 }
+
+
+def run(parts: Iterable[str], *, quick: bool) -> Part:
+    """Run these parts, one after the other; return all their figures and rows."""
+    figures: dict[str, float] = {}
+    rows: list[tuple[str, str]] = []
+    for name in parts:
+        found, told = PARTS[name](quick=quick)
+        figures |= found
+        rows += told
+    return figures, rows
 
 
 def main() -> None:
@@ -49,13 +84,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one pair of rounds, fewer repeats")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part alone")
     options = parser.parse_args()
-    figures: dict[str, float] = {}
-    rows: list[tuple[str, str]] = []
-    for name in options.only or PARTS:
-        found, told = PARTS[name](quick=options.quick)
-        figures |= found
-        rows += told
-    tell("ota", figures, rows)
+    tell("ota", *run(options.only or PARTS, quick=options.quick))
 
 
 if __name__ == "__main__":
