@@ -19,7 +19,7 @@ from wildflower.ota.release.audit import Trail, audited
 from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT, RoleKeys, load_keys
 from wildflower.ota.release.manifest import Release, target_path
 from wildflower.ota.release.repository import Changes, Lifetimes, Repository
-from wildflower.ota.release.statement import statement_path
+from wildflower.ota.release.statement import open_statement, statement_path
 from wildflower.ota.rollout.document import RolloutDocument, document_path
 from wildflower.server.signer_wire import SignRequest, ask
 
@@ -82,18 +82,46 @@ class Publisher:
             self._add(AUTO, signed.metadata, path, manifest, beside)
         return path
 
-    def approved(self, metadata: bytes, manifest: Release) -> str:
+    def approved(self, metadata: bytes, manifest: Release, statement: bytes = b"") -> str:
         """Publish a release that offline keys signed; return its target path.
 
+        Args:
+            metadata: The role's, signed.
+            manifest: The release.
+            statement: The envelope of where it comes from; b"" where nothing is known of it.
+
         Raises:
-            FormatError: The metadata cannot be parsed.
-            RefusedError: It is not signed as the delegation demands, or does not name the release.
+            FormatError: The metadata or the statement cannot be parsed.
+            RefusedError: It is not signed as the delegation demands, does not name the release, or
+                the statement is not of it or signed by none of the role's keys.
         """
         path = target_path("approved", manifest.target_group, manifest.order)
         with self._turn:
-            signing.check_delegated(self.current("targets"), APPROVED, metadata)
-            self._add(APPROVED, metadata, path, manifest)
+            targets = self.current("targets")
+            signing.check_delegated(targets, APPROVED, metadata)
+            named = signing.read_targets(metadata).signed.targets
+            if (statement_path(path) in named) is not bool(statement):
+                found = "none was brought" if not statement else "one was brought"
+                raise RefusedError(f"the statement of {path}: {found}, the metadata says otherwise")
+            if statement:
+                opened = open_statement(statement, signing.role_keys(targets, APPROVED))
+                opened.check(manifest)
+            beside = {statement_path(path): statement} if statement else {}
+            self._add(APPROVED, metadata, path, manifest, beside)
         return path
+
+    def statement(self, path: str) -> bytes:
+        """Return the envelope beside a published release; b"" if there is none.
+
+        Args:
+            path: The target path of its manifest.
+
+        Raises:
+            SigningError: There is no such role, or the file has gone.
+        """
+        role = path.rsplit("/", 2)[0]
+        with self._turn:
+            return self._repository.target(role, statement_path(path))
 
     def rollout(self, document: RolloutDocument) -> None:
         """Sign a document with the online key and publish it.

@@ -121,8 +121,11 @@ class AnsweringFleet:
     def current(self, role: str) -> bytes:
         return self.publisher.current(role)
 
-    def approved(self, metadata: bytes, manifest: Release) -> str:
-        return self.publisher.approved(metadata, manifest)
+    def approved(self, metadata: bytes, manifest: Release, statement: bytes = b"") -> str:
+        return self.publisher.approved(metadata, manifest, statement)
+
+    def statement(self, path: str) -> bytes:
+        return self.publisher.statement(path)
 
     def release(self, manifest: Release, *, gate_report: bytes, round_record: bytes) -> str:
         assert gate_report

@@ -12,6 +12,7 @@ from wildflower.ota.release.manifest import (
     TrialBudget,
     target_path,
 )
+from wildflower.ota.release.provenance import RoundRecord
 from wildflower.ota.rollout.document import Order, RolloutDocument
 from wildflower.server.errors import NotFoundError, SignerError
 from wildflower.server.records import Artifact, Device, Model, ReleaseRecord, Report
@@ -41,11 +42,15 @@ class FakePublisher:
     Attributes:
         documents: Rollout documents, in order of publication.
         releases: Manifests, in order of publication.
+        records: Records of the rounds that made automatic ones.
+        statements: What lies beside approved manifests, by their path.
         refusal: What the signer says instead of signing; "" signs.
     """
 
     documents: list[RolloutDocument] = field(default_factory=list)
     releases: list[Release] = field(default_factory=list)
+    records: list[RoundRecord] = field(default_factory=list)
+    statements: dict[str, bytes] = field(default_factory=dict)
     refusal: str = ""
 
     def rollout(self, document: RolloutDocument) -> None:
@@ -55,14 +60,19 @@ class FakePublisher:
     def release(self, manifest: Release, *, gate_report: bytes, round_record: bytes) -> str:
         self._may()
         assert gate_report
-        assert round_record
+        self.records.append(RoundRecord.from_bytes(round_record))
         self.releases.append(manifest)
         return target_path("auto", manifest.target_group, manifest.order)
 
-    def approved(self, metadata: bytes, manifest: Release) -> str:
+    def approved(self, metadata: bytes, manifest: Release, statement: bytes = b"") -> str:
         self._may()
         self.releases.append(manifest)
-        return target_path("approved", manifest.target_group, manifest.order)
+        path = target_path("approved", manifest.target_group, manifest.order)
+        self.statements[path] = statement
+        return path
+
+    def statement(self, path: str) -> bytes:
+        return self.statements[path]
 
     def current(self, role: str) -> bytes:
         if role != "models/approved":

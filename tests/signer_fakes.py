@@ -15,6 +15,7 @@ from tests.ota_fakes import CLASS, Origin, release_of
 
 from wildflower.ota.build.gates import Bound, GateReport, gate
 from wildflower.ota.release.manifest import Lineage, Release
+from wildflower.ota.release.method import Method
 from wildflower.ota.release.provenance import RoundRecord
 
 MODEL = "ab" * 32
@@ -53,7 +54,8 @@ def case(order: int = 1, data: bytes = b"the artifact", **changes: Any) -> Case:
         ),
         toolchain={"onnx": "1.20"},
     )
-    record = RoundRecord("t1", 3, MODEL, 8, 7, True, {"accuracy": 0.9}, today())
+    method = Method("fedavg", "secagg")
+    record = RoundRecord("t1", 3, MODEL, 8, 7, True, {"accuracy": 0.9}, today(), method)
     lineage = Lineage(MODEL, record.training, record.number, report.digest)
     return Case(replace(release, lineage=lineage, **changes), report, record)
 

@@ -23,6 +23,7 @@ from tuf.api.metadata import Metadata
 
 from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, SigningError
+from wildflower.ota.release.approval import sign_statements, statements_in
 from wildflower.ota.release.ceremony import (
     TOP,
     Authority,
@@ -34,7 +35,7 @@ from wildflower.ota.release.ceremony import (
     owed,
     read_root,
 )
-from wildflower.ota.release.keys import DELEGATED, ROLLOUT
+from wildflower.ota.release.keys import APPROVED, DELEGATED, ROLLOUT
 from wildflower.ota.release.repository import Lifetimes
 from wildflower.ota.release.signing import read_targets
 
@@ -86,7 +87,12 @@ class Bundle:
         return frozenset(key for one in self.owed() for key in one.unsigned)
 
     def says(self) -> tuple[str, ...]:
-        """Return what whoever signs answers for: every key and target that changes, by line."""
+        """Return what whoever signs answers for: every key and target that changes, by line.
+
+        Raises:
+            FormatError: A part cannot be read.
+            RefusedError: A statement is not what is proposed, or of another release.
+        """
         before, after = self.authority.roles(), {role.name: role for role in self.after.roles()}
         lines: list[str] = []
         for role, data in self.proposals.items():
@@ -98,19 +104,27 @@ class Bundle:
             if role != "root":
                 old = self.authority.targets if role == "targets" else self.current.get(role)
                 lines += _target_lines(old, data)
+            if role == APPROVED:
+                found = statements_in(data, self.targets)
+                lines += [f"    {path}: {statement}" for path, statement in found.items()]
         return tuple(lines)
 
     def signed_by(self, signers: Sequence[Signer]) -> tuple[Self, tuple[tuple[str, str], ...]]:
         """Return the bundle with every signature that these signers owe, and (role, key) of each.
 
-        A key signs for the roles that it has and for no other, and not twice.
+        A key signs for the roles that it has and for no other, and not twice. The first keys that
+        sign for `models/approved` sign the statements that lie beside its releases, too.
 
         Raises:
             FormatError: A part cannot be read.
+            RefusedError: A statement is not what is proposed, or of another release.
             SigningError: A proposal does not fit what is in force, or a signer cannot sign.
         """
-        proposals, made = dict(self.proposals), []
-        for role, signer in _due(self.owed(), signers):
+        proposals, targets, made = dict(self.proposals), dict(self.targets), []
+        due = _due(self.owed(), signers)
+        if approvers := [signer for role, signer in due if role == APPROVED]:
+            proposals[APPROVED], targets = sign_statements(proposals[APPROVED], targets, approvers)
+        for role, signer in due:
             metadata = _read(role, proposals[role])
             try:
                 metadata.sign(signer, append=True)
@@ -118,7 +132,7 @@ class Bundle:
                 raise _cannot_sign(role, signer, error) from error
             proposals[role] = metadata.to_bytes()
             made.append((role, signer.public_key.keyid))
-        return replace(self, proposals=proposals), tuple(made)
+        return replace(self, proposals=proposals, targets=targets), tuple(made)
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""

@@ -143,6 +143,21 @@ class Repository:
         """Whether the content of a target lies in the repository."""
         return (self._directory / TARGETS_DIR / _hashed(path, digest)).is_file()
 
+    def target(self, role: str, path: str) -> bytes:
+        """Return the content of a role's target as it is published now; b"" if it has none.
+
+        Raises:
+            SigningError: There is no such role, or its file has gone.
+        """
+        named = signing.read_targets(self.current(role)).signed.targets.get(path)
+        if named is None:
+            return b""
+        try:
+            file = self._directory / TARGETS_DIR / _hashed(path, named.hashes["sha256"])
+            return file.read_bytes()
+        except OSError as error:
+            raise SigningError(f"{path} cannot be read: {error.strerror}") from error
+
     def publish(
         self,
         changes: Changes,

@@ -136,6 +136,37 @@ def put_target(
     return _with_target(read_targets(metadata), path, data, signers, expires)
 
 
+def put_unsigned(metadata: bytes, path: str, data: bytes) -> bytes:
+    """Return metadata that nobody has signed yet with one target that is `data`, new or replaced.
+
+    Raises:
+        FormatError: The metadata cannot be parsed.
+        SigningError: Somebody has signed it.
+    """
+    current = read_targets(metadata)
+    if current.signatures:
+        raise SigningError(f"{path} would change what is signed already")
+    _put(current, path, data)
+    return current.to_bytes()
+
+
+def role_keys(targets: bytes, role: str) -> list[Key]:
+    """Return the keys that may sign for a delegated role; nothing is verified.
+
+    Args:
+        targets: The top-level targets' metadata.
+        role: Such as "models/approved".
+
+    Raises:
+        FormatError: The metadata cannot be parsed, or delegates nothing to such a role.
+    """
+    delegations = read_targets(targets).signed.delegations
+    roles = (delegations.roles if delegations is not None else None) or {}
+    if delegations is None or role not in roles:
+        raise FormatError(f"targets metadata: no role {role!r}")
+    return [delegations.keys[keyid] for keyid in roles[role].keyids]
+
+
 def renew(metadata: bytes, signers: Sequence[Signer], *, expires: datetime) -> bytes:
     """Return a targets role in its next version with a later expiry and nothing else changed.
 

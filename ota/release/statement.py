@@ -118,6 +118,16 @@ class Provenance:
         moved.check(release)
         return moved
 
+    def __str__(self) -> str:
+        """Return it in a line, for people who decide."""
+        counts = f"{self.survivors} of {self.cohort} devices"
+        spent = ", ".join(f"{name} {value:g}" for name, value in sorted(self.privacy.items()))
+        method = str(self.method or "no method told")
+        return (
+            f"round {self.training}/{self.round_number}, {method}, {counts}, "
+            f"{spent or 'no privacy told'}"
+        )
+
     def check(self, release: Release) -> None:
         """Check that it is of this very release.
 
@@ -217,10 +227,16 @@ class Provenance:
 
 def sign_statement(provenance: Provenance, signers: Sequence[Signer]) -> bytes:
     """Return the DSSE envelope of a statement, as JSON."""
-    envelope = Envelope(provenance.to_bytes(), PAYLOAD_TYPE, {})
-    for signer in signers:
-        envelope.sign(signer)
-    return canonical.to_bytes(envelope.to_dict())
+    return _signed(Envelope(provenance.to_bytes(), PAYLOAD_TYPE, {}), signers)
+
+
+def cosign_statement(data: bytes, signers: Sequence[Signer]) -> bytes:
+    """Return an envelope with signatures more; what is signed stays as it is.
+
+    Raises:
+        FormatError: Not an envelope with a statement.
+    """
+    return _signed(_envelope(data), signers)
 
 
 def open_statement(data: bytes, keys: Sequence[Key], threshold: int = 1) -> Provenance:
@@ -250,6 +266,12 @@ def read_statement(data: bytes) -> Provenance:
         FormatError: Not an envelope with such a statement.
     """
     return Provenance.from_bytes(_envelope(data).payload)
+
+
+def _signed(envelope: Envelope, signers: Sequence[Signer]) -> bytes:
+    for signer in signers:
+        envelope.sign(signer)
+    return canonical.to_bytes(envelope.to_dict())
 
 
 def _envelope(data: bytes) -> Envelope:

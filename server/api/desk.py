@@ -59,8 +59,12 @@ class RollsOut(Protocol):
 class Publishes(Protocol):
     """`server.publish.Publisher`."""
 
-    def approved(self, metadata: bytes, manifest: Release) -> str:
+    def approved(self, metadata: bytes, manifest: Release, statement: bytes = b"") -> str:
         """Publish a release that offline keys signed; return its target path."""
+        ...
+
+    def statement(self, path: str) -> bytes:
+        """Return the statement beside the manifest of a target path; b"" if there is none."""
         ...
 
     def current(self, role: str) -> bytes:

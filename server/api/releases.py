@@ -39,11 +39,18 @@ def post_release(desk: DeskHere, asked: ReleaseRequest) -> ReleaseView:
             f"files of the release are not on this server: {', '.join(missing)}",
             hint="Bring them: wildflower sign … --files DIR",
         )
-    path = desk.publisher.approved(asked.metadata.encode(), manifest)
+    path = desk.publisher.approved(asked.metadata.encode(), manifest, asked.statement.encode())
     desk.files.put(manifest.to_bytes())
     record = release_record(manifest, path, APPROVED, desk.bus.now())
     desk.store.put(record)
     return ReleaseView.of(record)
+
+
+@router.get("/releases/{release}/statement")
+def get_statement(desk: DeskHere, release: str) -> Response:
+    """Return the signed statement of where a release comes from; nothing if it has none."""
+    found = find(desk.store, ReleaseRecord, release)
+    return Response(desk.publisher.statement(found.path), media_type="application/json")
 
 
 @router.get("/rollouts")

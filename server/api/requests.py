@@ -33,10 +33,11 @@ class BuildRequest(_Strict):
 
 
 class ReleaseRequest(_Strict):
-    """A release that offline keys signed: its manifest, and the role's signed metadata."""
+    """A release that offline keys signed: manifest, the role's signed metadata, statement."""
 
     manifest: str = Field(max_length=1_000_000)
     metadata: str = Field(max_length=5_000_000)
+    statement: str = Field(default="", max_length=200_000)
 
 
 class RolloutRequest(_Strict):

@@ -197,15 +197,23 @@ class Remote:
         """Return every published release."""
         return list(self._rest.pages("releases", ReleaseView))
 
-    def submit_release(self, manifest: bytes, metadata: bytes) -> ReleaseView:
+    def submit_release(
+        self, manifest: bytes, metadata: bytes, statement: bytes = b""
+    ) -> ReleaseView:
         """Publish a release that offline keys have signed.
 
         Args:
             manifest: Its bytes.
             metadata: The signed metadata of the role `models/approved` that names it.
+            statement: The envelope of where it comes from; b"" for none.
         """
         body = {"manifest": manifest.decode(), "metadata": metadata.decode()}
+        body |= {"statement": statement.decode()} if statement else {}
         return self._rest.post("releases", ReleaseView, body)
+
+    def statement(self, release: str) -> bytes:
+        """Return the signed statement of where a release comes from; b"" if it has none."""
+        return self._rest.request("GET", f"releases/{release}/statement").content
 
     def rollouts(self) -> list[RolloutView]:
         """Return every rollout."""

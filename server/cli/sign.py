@@ -10,7 +10,7 @@ Where the keys' machine has no network, a bundle travels in place of the metadat
     wildflower sign --submit b.json --dir server                        # online
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,14 +20,16 @@ import typer
 from securesystemslib.signer import Signer
 
 from wildflower.ota.errors import FormatError, SigningError
+from wildflower.ota.release.approval import ENDING as STATEMENT_ENDING
 from wildflower.ota.release.audit import FILE as TRAIL
 from wildflower.ota.release.audit import AuditedSigner, Trail
 from wildflower.ota.release.bundle import Bundle
 from wildflower.ota.release.ceremony import Authority
 from wildflower.ota.release.keyring import find_signers
-from wildflower.ota.release.keys import APPROVED, load_key
+from wildflower.ota.release.keys import APPROVED, AUTO, load_key
 from wildflower.ota.release.manifest import Release, target_path
-from wildflower.ota.release.signing import add_release, next_order
+from wildflower.ota.release.signing import add_release, next_order, role_keys
+from wildflower.ota.release.statement import open_statement, sign_statement, statement_path
 from wildflower.server.api.views import ReleaseView
 from wildflower.server.cli.keys import (
     PASSPHRASE_VARIABLE,
@@ -110,7 +112,9 @@ def sign(  # noqa: PLR0913  each is an option
     """Sign a release with the `approved` keys and publish it.
 
     The release gets the next order of its target group. Gates and the release signer have no say:
-    this is what people answer for. A bundle (--bundle) may also hold a change of keys.
+    this is what people answer for. Where it comes from is stated beside it, as the release signer
+    has stated it for the automatic release of the model. A bundle (--bundle) may also hold a change
+    of keys.
     """
     if bundle is not None:
         return sign_bundle(bundle, keys, {"passphrase": passphrase, "pin": pin})
@@ -180,11 +184,15 @@ def prepare_bundle(
     metadata = remote.repository(APPROVED)
     ordered = _in_order(remote, release, metadata)
     target = target_path(ROLE, ordered.target_group, ordered.order)
-    edited = add_release(metadata, target, ordered.to_bytes(), [], expires=expires)
+    statement = make_statement(remote, ordered, [])
+    edited = add_release(
+        metadata, target, ordered.to_bytes(), [], expires=expires, provenance=statement
+    )
+    beside = {statement_path(target): statement} if statement else {}
     made = Bundle(
         Authority(remote.repository("root"), remote.repository("targets")),
         {APPROVED: edited},
-        {target: ordered.to_bytes()},
+        {target: ordered.to_bytes(), **beside},
         {APPROVED: metadata},
     )
     write_bundle(path, made)
@@ -200,13 +208,15 @@ def submit_bundle(remote: Remote, path: Path) -> SignResult:
     """
     found = read_bundle(path)
     metadata = found.proposals.get(APPROVED, b"")
-    if not metadata or len(found.targets) != 1:
+    manifests = [one for one in found.targets if not one.endswith(STATEMENT_ENDING)]
+    if not metadata or len(manifests) != 1:
         raise FormatError(
             f"{path} holds no release", hint="A change of keys is for: wildflower keys publish"
         )
-    [(target, manifest)] = found.targets.items()
+    [target] = manifests
+    manifest, statement = found.targets[target], found.targets.get(statement_path(target), b"")
     release = Release.from_bytes(manifest)
-    view = remote.submit_release(manifest, metadata)
+    view = remote.submit_release(manifest, metadata, statement)
     [owing] = found.owed()
     return SignResult(view.digest, release.target_group, release.order, target, len(owing.signed))
 
@@ -252,8 +262,37 @@ def sign_release(
     metadata = remote.repository(APPROVED)
     signed = _in_order(remote, release, metadata)
     path = target_path(ROLE, signed.target_group, signed.order)
-    edited = add_release(metadata, path, signed.to_bytes(), signers, expires=expires)
-    return signed, remote.submit_release(signed.to_bytes(), edited)
+    statement = make_statement(remote, signed, signers)
+    edited = add_release(
+        metadata, path, signed.to_bytes(), signers, expires=expires, provenance=statement
+    )
+    return signed, remote.submit_release(signed.to_bytes(), edited, statement)
+
+
+def make_statement(remote: Remote, release: Release, signers: Sequence[Signer]) -> bytes:
+    """Return the statement of where a release comes from, b"" where the server knows nothing of it.
+
+    What it says the release signer has said, of an automatic release of the same model.
+
+    Args:
+        remote: The server.
+        release: What it shall be of.
+        signers: Who signs it.
+
+    Raises:
+        RefusedError: The server's statement is not signed by the release signer.
+        FormatError: The server's statement cannot be read.
+        RemoteError: The server refuses.
+    """
+    lineage = release.lineage
+    known = [one for one in remote.releases() if (one.role, one.model) == ("auto", lineage.model)]
+    known.sort(key=lambda one: one.artifact != release.artifact.digest)
+    for one in known:
+        if data := remote.statement(one.digest):
+            found = open_statement(data, role_keys(remote.repository("targets"), AUTO))
+            if (found.training, found.round_number) == (lineage.training, lineage.round_number):
+                return sign_statement(found.taken_over(release), signers)
+    return b""
 
 
 def _now() -> datetime:

@@ -37,7 +37,11 @@ def kit(server: FakeServer, tmp_path: Path) -> Kit:
 
 
 def demanding(**changes: Any) -> Policy:
-    wanted = {"max_epsilon": 3.0, "min_clients": 5, "strategies": ("secagg+fedavg", "he")}
+    wanted: dict[str, Any] = {
+        "max_epsilon": 3.0,
+        "min_clients": 5,
+        "strategies": ("secagg+fedavg", "he"),
+    }
     return Policy(release=("auto", "approved"), **(wanted | changes))
 
 

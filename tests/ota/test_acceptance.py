@@ -115,7 +115,7 @@ def test_no_demand_needs_no_statement_and_each_one_does() -> None:
     assert not Demands().are_any
     assert not Demands(delta=1e-9, unit="example").are_any
     for demands in ({"max_epsilon": 1.0}, {"min_clients": 1}, {"strategies": ("he",)}):
-        assert Demands(**demands).are_any  # type: ignore[arg-type]  # fields of its own
+        assert Demands(**demands).are_any
 
 
 SETS = st.builds(

@@ -359,6 +359,20 @@ def test_a_release_signed_elsewhere_needs_its_files_first(world: World, api: htt
     assert [one["digest"] for one in api.get("releases").json()["items"]] == [signed.digest]
 
 
+@pytest.mark.parametrize("statement", ["{}", ""])
+def test_where_a_release_comes_from_is_brought_with_it_and_served(
+    world: World, api: httpx.Client, statement: str
+) -> None:
+    world.blobs.put(b"model file")
+    signed = manifest()
+    body = {"manifest": signed.to_bytes().decode(), "metadata": "{}"}
+    body |= {"statement": statement} if statement else {}
+    api.post("releases", json=body)
+    answer = api.get(f"releases/{signed.digest}/statement")
+    assert (answer.status_code, answer.text) == (200, statement)
+    require_problem(api.get(f"releases/{'0' * 64}/statement"), 404)
+
+
 def test_a_signature_that_is_refused_publishes_nothing(world: World, api: httpx.Client) -> None:
     world.blobs.put(b"model file")
     world.publisher.refusal = "the metadata are signed by nobody"

@@ -2,22 +2,39 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.ota_fakes import Origin, release_of
+from tests.ota_fakes import Origin, file_entry, release_of
 
 from wildflower.cli import main
-from wildflower.ota.errors import FormatError, SigningError
+from wildflower.ota.errors import FormatError, RefusedError, SigningError
 from wildflower.ota.release import audit
-from wildflower.ota.release.keys import APPROVED
-from wildflower.ota.release.manifest import Release
+from wildflower.ota.release.keys import APPROVED, AUTO
+from wildflower.ota.release.manifest import Lineage, Release, target_path
+from wildflower.ota.release.method import Method
+from wildflower.ota.release.provenance import RoundRecord
 from wildflower.ota.release.repository import Changes
+from wildflower.ota.release.statement import (
+    Provenance,
+    open_statement,
+    read_statement,
+    sign_statement,
+    statement_path,
+)
 from wildflower.server.cli.remote import Remote
-from wildflower.server.cli.sign import prepare_bundle, sign_bundle, submit_bundle
+from wildflower.server.cli.sign import (
+    load_signers,
+    make_statement,
+    prepare_bundle,
+    sign_bundle,
+    sign_release,
+    submit_bundle,
+)
 
 TODAY = datetime.now(UTC).replace(microsecond=0)
 SECRET = "correct horse"
@@ -202,6 +219,20 @@ class Published:
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
+        self.views: list[dict[str, Any]] = []
+
+    def release(self, data: bytes, method: Method) -> Release:
+        """Publish an automatic release with its statement, as the release signer makes them."""
+        release = self.origin.publish(data, not_before=TODAY)
+        lineage, path = release.lineage, target_path("auto", release.target_group, 1)
+        record = RoundRecord(
+            lineage.training, lineage.round_number, lineage.model, 8, 7, True, {}, TODAY, method
+        )
+        [key] = self.origin.keys[AUTO].signers
+        envelope = sign_statement(Provenance.of(release, record, {"onnx": "1"}), [key])
+        self.origin.put(AUTO, statement_path(path), envelope)
+        self.views.append(view_of(release, path) | {"role": "auto"})
+        return release
 
     @property
     def remote(self) -> Remote:
@@ -212,14 +243,19 @@ class Published:
         if path.startswith("repository/"):
             role = path.removeprefix("repository/")
             return httpx.Response(200, content=self.origin.repository.current(role))
+        if path.endswith("/statement"):
+            [named] = [one["path"] for one in self.views if one["digest"] in path]
+            found = self.origin.repository.target(AUTO, statement_path(named))
+            return httpx.Response(200, content=found)
         if request.method == "GET":
-            return httpx.Response(200, json={"items": [], "next": ""})
+            return httpx.Response(200, json={"items": self.views, "next": ""})
         body = json.loads(request.content)
-        manifest = body["manifest"].encode()
+        manifest, statement = body["manifest"].encode(), body.get("statement", "").encode()
         release = Release.from_bytes(manifest)
         path = f"models/approved/{release.target_group}/{release.order}.json"
+        beside = {statement_path(path): statement} if statement else {}
         self.origin.repository.publish(
-            Changes({APPROVED: body["metadata"].encode()}, {path: manifest}),
+            Changes({APPROVED: body["metadata"].encode()}, {path: manifest, **beside}),
             self.origin.keys,
             TODAY,
         )
@@ -254,6 +290,73 @@ def test_a_release_is_signed_on_machines_that_see_no_server(origin: Origin, tmp_
     assert sign_bundle(file, second, {}).missing == []
     done = submit_bundle(remote, file)
     assert (done.release, done.order, done.signatures) == (release.digest, 1, 2)
+
+
+def test_a_release_takes_along_where_it_comes_from_and_its_first_signer_signs_that(
+    origin: Origin, tmp_path: Path
+) -> None:
+    place, file = vault(origin), tmp_path / "release.json"
+    first, second = tmp_path / "alice", tmp_path / "bob"
+    for holder, name in ((first, "approved-1"), (second, "approved-2")):
+        holder.mkdir()
+        (place / f"{name}.pem").rename(holder / f"{name}.pem")
+    server = Published(origin)
+    release = server.release(b"model", Method("fedavg", "secagg"))
+    made = prepare_bundle(server.remote, release, file, expires=TODAY + timedelta(days=30))
+    told = "round t1/3, secagg+fedavg, 7 of 8 devices, no privacy told"
+    assert any(line.endswith(told) for line in made.says)
+    says = sign_bundle(file, first, {}).says
+    assert any(line.endswith(told) for line in says)
+    assert sign_bundle(file, second, {}).missing == []
+    done = submit_bundle(server.remote, file)
+    assert (done.order, done.signatures) == (2, 2)
+    envelope = origin.repository.target(APPROVED, statement_path(done.path))
+    keys = origin.keys[APPROVED].public_keys
+    found = open_statement(envelope, keys)
+    found.check(replace(release, order=2))
+    assert (found.toolchain, found.method) == ({"onnx": "1"}, Method("fedavg", "secagg"))
+    with pytest.raises(RefusedError):
+        open_statement(envelope, keys[1:])
+    [line] = [one for one in audit.follow((first / audit.FILE).read_bytes()) if one.what == "DSSE"]
+    assert line.key == keys[0].keyid
+
+
+def test_keys_on_one_machine_sign_the_statement_together(origin: Origin, tmp_path: Path) -> None:
+    server, place = Published(origin), vault(origin)
+    release = server.release(b"model", Method("fedavg", "secagg"))
+    expires = TODAY + timedelta(days=30)
+    signed, view = sign_release(server.remote, release, load_signers(place), expires=expires)
+    envelope = origin.repository.target(APPROVED, statement_path(view.path))
+    open_statement(envelope, origin.keys[APPROVED].public_keys, threshold=2).check(signed)
+
+
+def test_of_a_model_that_no_round_here_made_nothing_is_stated(origin: Origin) -> None:
+    server = Published(origin)
+    server.release(b"model", Method("fedavg", "secagg"))
+    other = release_of(b"model", lineage=Lineage("ab" * 32, "", 0, ""))
+    assert make_statement(server.remote, other, []) == b""
+    another = release_of(b"model", lineage=Lineage("cd" * 32, "t1", 3, ""))
+    assert make_statement(server.remote, another, []) == b""
+
+
+def test_a_file_that_was_built_anew_says_nothing_of_what_built_it(origin: Origin) -> None:
+    server = Published(origin)
+    release = server.release(b"model", Method("fedavg", "secagg"))
+    other = replace(release, files=(file_entry(b"another artifact"),))
+    found = read_statement(make_statement(server.remote, other, []))
+    assert found.toolchain == {}
+    found.check(other)
+
+
+def test_a_server_cannot_invent_where_a_release_comes_from(origin: Origin) -> None:
+    server = Published(origin)
+    release = server.release(b"model", Method("fedavg", "secagg"))
+    path = statement_path(target_path("auto", release.target_group, 1))
+    genuine = read_statement(origin.repository.target(AUTO, path))
+    lie = sign_statement(replace(genuine, survivors=8), origin.keys[APPROVED].signers)
+    origin.put(AUTO, path, lie)
+    with pytest.raises(RefusedError, match="wrong signature"):
+        make_statement(server.remote, release, [])
 
 
 def test_a_change_of_keys_is_no_release(origin: Origin, tmp_path: Path, say: Say) -> None:

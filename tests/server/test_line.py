@@ -12,6 +12,7 @@ from tests.server_base_fakes import until
 from wildflower.ota.build import line as machine
 from wildflower.ota.build.gates import Bound, GateReport, gate
 from wildflower.ota.release.manifest import Release
+from wildflower.ota.release.method import Method
 from wildflower.server.blobs import BlobStore
 from wildflower.server.building import Build
 from wildflower.server.errors import NotFoundError
@@ -213,6 +214,16 @@ def test_a_probation_that_the_operator_wants_is_signed(world: World) -> None:
     for record in world.store.all(ReleaseRecord):
         manifest = Release.from_bytes(world.blobs.read(record.digest))
         assert manifest.trial.probation_s == 600
+
+
+def test_the_signer_is_told_how_the_round_made_the_model(world: World) -> None:
+    made = world.train("one")
+    settings: dict[str, float | str] = {"is_task": 1.0, "protection": "he", "dp": "central"}
+    world.store.change(Training, made.training_id, settings=settings)
+    world.runner().run_pending()
+    require_published(world, made)
+    for record in world.publisher.records:
+        assert record.method == Method("fedavg", "he", "central", "device")
 
 
 def test_what_is_published_is_left_alone(world: World) -> None:

@@ -24,7 +24,13 @@ from wildflower.ota.release import files, signing
 from wildflower.ota.release.fetch import ReleaseClient
 from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT
 from wildflower.ota.release.manifest import Release, target_path
-from wildflower.ota.release.statement import open_statement, statement_path
+from wildflower.ota.release.provenance import RoundRecord
+from wildflower.ota.release.statement import (
+    Provenance,
+    open_statement,
+    sign_statement,
+    statement_path,
+)
 from wildflower.ota.release.trust import NotThereError, TrustedView
 from wildflower.ota.rollout.document import Order
 from wildflower.server.errors import SignerError
@@ -51,14 +57,20 @@ class Desk:
             round_record=one.round_record.to_bytes(),
         )
 
-    def approved(self, release: Release, *, signers: int = 2) -> bytes:
+    def approved(self, release: Release, *, signers: int = 2, statement: bytes = b"") -> bytes:
         return signing.add_release(
             self.publisher.current(APPROVED),
             target_path("approved", release.target_group, release.order),
             release.to_bytes(),
             self.origin.keys[APPROVED].signers[:signers],
             expires=self.now() + timedelta(days=365),
+            provenance=statement,
         )
+
+    def statement_of(self, release: Release, role: str = APPROVED) -> bytes:
+        record = RoundRecord("t1", 3, release.lineage.model, 8, 7, True, {}, today())
+        made = Provenance.of(release, record, {})
+        return sign_statement(made, self.origin.keys[role].signers[:1])
 
     def version(self, role: str) -> int:
         return signing.read_targets(self.publisher.current(role)).signed.version
@@ -209,6 +221,45 @@ def test_what_two_approvers_signed_is_published(desk: Desk, tmp_path: Path) -> N
     assert path == target_path("approved", GROUP, 1)
     with desk.device(tmp_path / "cache") as client:
         assert client.release(path, accepted=("approved",)) == release
+
+
+def test_where_an_approved_release_comes_from_lies_beside_it(desk: Desk, tmp_path: Path) -> None:
+    release = release_of(b"by people")
+    statement = desk.statement_of(release)
+    metadata = desk.approved(release, statement=statement)
+    path = desk.publisher.approved(metadata, release, statement)
+    assert desk.publisher.statement(path) == statement
+    with desk.device(tmp_path / "cache") as client:
+        found = client.statement(path, release)
+        assert found is not None
+        assert found.survivors == 7
+
+
+def test_without_a_statement_there_is_none_to_read(desk: Desk, tmp_path: Path) -> None:
+    release = release_of(b"by people")
+    path = desk.publisher.approved(desk.approved(release), release)
+    assert desk.publisher.statement(path) == b""
+    with desk.device(tmp_path / "cache") as client:
+        assert client.statement(path, release) is None
+
+
+def test_a_statement_that_devices_would_not_find_or_not_believe_is_not_published(
+    desk: Desk,
+) -> None:
+    release, other = release_of(b"this one"), release_of(b"that one")
+    good = desk.statement_of(release)
+    stranger, wrong = desk.statement_of(release, AUTO), desk.statement_of(other)
+    cases = (
+        (desk.approved(release, statement=good), b"", "none was brought"),
+        (desk.approved(release), good, "one was brought"),
+        (desk.approved(release, statement=stranger), stranger, "wrong signature"),
+        (desk.approved(release, statement=wrong), wrong, "of another manifest"),
+        (desk.approved(release, statement=wrong), good, "would not find"),
+    )
+    for metadata, statement, told in cases:
+        with pytest.raises(RefusedError, match=told):
+            desk.publisher.approved(metadata, release, statement)
+    assert desk.version(APPROVED) == 1
 
 
 def test_what_one_approver_signed_is_not_published(desk: Desk) -> None:

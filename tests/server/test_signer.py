@@ -31,6 +31,7 @@ from wildflower.ota.errors import FormatError, OtaError, RefusedError, SigningEr
 from wildflower.ota.release import signing
 from wildflower.ota.release.keys import AUTO
 from wildflower.ota.release.manifest import Delta, target_path
+from wildflower.ota.release.method import Method
 from wildflower.ota.release.statement import open_statement, statement_path
 from wildflower.server import signer
 from wildflower.server.errors import SignerError, StartError
@@ -74,6 +75,7 @@ def test_it_says_where_the_release_came_from_and_signs_that(origin: Origin) -> N
     found.check(one.release)
     assert (found.cohort, found.survivors, found.secure) == (8, 7, True)
     assert found.toolchain == one.gate_report.toolchain
+    assert found.method == one.round_record.method == Method("fedavg", "secagg")
     targets = signing.read_targets(made.metadata).signed.targets
     beside = targets[statement_path(target_path("auto", GROUP, 1))]
     assert beside.hashes["sha256"] == canonical.digest(made.provenance)
