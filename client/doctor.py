@@ -13,6 +13,7 @@ from wildflower.client.history import PHASES
 from wildflower.client.hold import Hold
 from wildflower.client.owner import Owner
 from wildflower.doctor import Check, State
+from wildflower.ota.device.acceptance import Demands, Rejection
 from wildflower.ota.device.conditions import Answer, Verdict
 from wildflower.ota.device.decision import Setback
 from wildflower.ota.device.machine import Phase
@@ -151,6 +152,24 @@ def check_fetching(answer: Answer) -> Check:
         return Check("fetching", State.OK, "allowed now")
     advice = "policy.toml says so: `metered`, `battery_min`, `window`."
     return Check("fetching", State.OK, f"waits: {answer.reason}", advice)
+
+
+def check_acceptance(demands: Demands, rejection: Rejection | None, now: datetime) -> Check:
+    """Say what the owner demands of where releases come from, and which one that keeps out.
+
+    Args:
+        demands: The owner's.
+        rejection: The last release that was not accepted; None for none.
+        now: The time.
+    """
+    if rejection is not None and rejection.stands(rejection.release, demands, now):
+        found = f"{rejection.release[:12]} is not installed: {rejection.reason}; what runs goes on"
+        advice = (
+            "policy.toml says so: `max_epsilon`, `min_clients`, `strategies`. The server was told; "
+            "wait for a release that is as demanded, or change the line and restart the agent."
+        )
+        return Check("provenance", State.WARN, found, advice)
+    return Check("provenance", State.OK, str(demands) or "wherever a signed release comes from")
 
 
 def check_holds(holds: Sequence[Hold]) -> Check:

@@ -20,6 +20,7 @@ from typing import Final
 from cryptography import x509
 
 from wildflower.client import doctor
+from wildflower.client.acceptance import rejection_of
 from wildflower.client.agent import status_of
 from wildflower.client.config import AgentConfig, load_config
 from wildflower.client.errors import ClientError
@@ -31,6 +32,7 @@ from wildflower.client.power import METERED_VARIABLE, Senses
 from wildflower.client.spool import Spool
 from wildflower.doctor import Check, Diagnosis, State
 from wildflower.ota import canonical
+from wildflower.ota.device.acceptance import Demands
 from wildflower.ota.device.conditions import Conditions, decide
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
@@ -57,7 +59,7 @@ class Examination:
         """Look at everything, the network included if asked."""
         try:
             config = load_config(self.directory)
-            rules = load_policy(self.directory).fetching
+            policy = load_policy(self.directory)
             identity = Identity.load(self.directory)
         except ClientError as error:
             found = f"{error}; the agent does not start, the model answers all the same"
@@ -68,9 +70,9 @@ class Examination:
         )
         yield self._agent(config)
         yield from self._slots()
-        yield from self._journal()
+        yield from self._journal(policy.demands)
         yield doctor.check_holds(Holds(self.directory).standing())
-        yield doctor.check_fetching(decide(rules, self._look(), self.now.astimezone()))
+        yield doctor.check_fetching(decide(policy.fetching, self._look(), self.now.astimezone()))
         certificate = x509.load_pem_x509_certificate(identity.certificate_pem)
         yield doctor.check_certificate(certificate.not_valid_after_utc, self.now)
         if online:
@@ -111,13 +113,14 @@ class Examination:
         yield doctor.check_space(free, max(sizes, default=0))
         yield doctor.check_owner(load_owner(self.directory), running)
 
-    def _journal(self) -> Iterator[Check]:
+    def _journal(self, demands: Demands) -> Iterator[Check]:
         path = self.directory / "journal.db"
         if not path.exists():
             return
         try:
             with closing(Journal.peek(path)) as journal:
                 yield from self._remembered(journal)
+                yield doctor.check_acceptance(demands, rejection_of(journal), self.now)
         except OtaError as error:
             advice = "The agent sets it aside when it starts, and goes on from the slots."
             yield Check("journal", State.WARN, str(error), advice)

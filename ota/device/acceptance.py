@@ -57,6 +57,15 @@ class Demands:
             canonical.to_bytes(asdict(self) | {"strategies": [*self.strategies]})
         )
 
+    def __str__(self) -> str:
+        """Return them in a sentence's words; "" for none."""
+        told = (
+            (self.max_epsilon, f"epsilon <= {self.max_epsilon:g} for each {self.unit}"),
+            (self.min_clients, f">= {self.min_clients} devices in the model"),
+            (self.strategies, f"made by {' or '.join(self.strategies)}"),
+        )
+        return ", ".join(words for applies, words in told if applies)
+
     def check(self, statement: "Provenance | None") -> None:
         """Check a release's statement.
 

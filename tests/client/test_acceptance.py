@@ -1,28 +1,26 @@
 """Releases that the owner's demands keep out, over real TLS, TUF metadata, files and trials."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client_fakes import LONG_AGO, FakeServer
+from tests.acceptance_fakes import METHOD, stating
+from tests.client_fakes import FakeServer, today
 from tests.device_fakes import Bundle
 from tests.update_fakes import Kit, blobs_asked, offer
 
 from wildflower.client.acceptance import rejection_of
-from wildflower.client.policy import Policy
+from wildflower.client.examination import examine
+from wildflower.client.policy import Policy, save_policy
 from wildflower.ota.device.journal import Entry, Journal
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.errors import RefusedError
-from wildflower.ota.release.manifest import Release, target_path
-from wildflower.ota.release.method import Method
-from wildflower.ota.release.provenance import RoundRecord
-from wildflower.ota.release.statement import Provenance, sign_statement, statement_path
-
-METHOD = Method("fedavg", "secagg", "central", "device")
+from wildflower.ota.release.manifest import target_path
+from wildflower.ota.release.statement import statement_path
 
 
 @pytest.fixture
@@ -43,21 +41,6 @@ def demanding(**changes: Any) -> Policy:
         "strategies": ("secagg+fedavg", "he"),
     }
     return Policy(release=("auto", "approved"), **(wanted | changes))
-
-
-def stating(server: FakeServer, role: str = "auto", **changes: Any) -> Callable[[Release], bytes]:
-    """Return what makes a release's statement, which differs from a good one in `changes`."""
-
-    def made(release: Release) -> bytes:
-        lineage = release.lineage
-        record = RoundRecord(
-            lineage.training, lineage.round_number, lineage.model, 8, 7, True, {}, LONG_AGO, METHOD
-        )
-        found = Provenance.of(release, record, {}, {"epsilon": 2.5, "delta": 1e-5})
-        signers = server.releases.keys[f"models/{role}"].signers
-        return sign_statement(replace(found, **changes), signers)
-
-    return made
 
 
 def statements_asked(server: FakeServer) -> int:
@@ -132,6 +115,17 @@ def test_a_release_without_a_statement_is_refused_and_told_once(
 ) -> None:
     offer(server, 2)
     refused(kit, server, good, "found no statement")
+
+
+def test_the_doctor_says_what_is_refused_and_what_to_do(
+    kit: Kit, server: FakeServer, good: Bundle
+) -> None:
+    two = offer(server, 2, statement=stating(server, survivors=4))
+    kit.look()
+    save_policy(kit.policy, kit.directory)
+    [check] = [one for one in examine(kit.directory, today()).checks if one.name == "provenance"]
+    assert check.found.startswith(f"{two.digest[:12]} is not installed: provenance: devices in")
+    assert "min_clients" in check.advice
 
 
 def test_a_relaxed_policy_lets_it_in_at_once(kit: Kit, server: FakeServer, good: Bundle) -> None:

@@ -10,6 +10,7 @@ from wildflower.client import doctor
 from wildflower.client.hold import Hold
 from wildflower.client.owner import Owner
 from wildflower.doctor import State
+from wildflower.ota.device.acceptance import Demands, Rejection
 from wildflower.ota.device.conditions import Conditions, Metered, Rules, decide
 from wildflower.ota.device.decision import Setback
 from wildflower.ota.device.machine import Phase
@@ -124,6 +125,21 @@ def test_an_owners_rule_that_applies_is_told_and_is_no_fault() -> None:
     assert found.state is State.OK
     assert found.found == "waits: the network is metered; no whole model is fetched over it"
     assert "`metered`" in found.advice
+
+
+def test_what_is_demanded_of_releases_is_told_and_which_one_it_keeps_out() -> None:
+    demands = Demands(max_epsilon=3.0, min_clients=5, strategies=("secagg+fedavg", "he"))
+    told = "epsilon <= 3 for each device, >= 5 devices in the model, made by secagg+fedavg or he"
+    assert doctor.check_acceptance(demands, None, NOON).found == told
+    assert doctor.check_acceptance(Demands(), None, NOON).state is State.OK
+    rejection = Rejection("ab" * 32, demands.digest, NOON, "epsilon: found 9, expected <= 3")
+    check = doctor.check_acceptance(demands, rejection, NOON + MINUTE)
+    assert (check.state, "restart" in check.advice) == (State.WARN, True)
+    assert check.found == (
+        "abababababab is not installed: epsilon: found 9, expected <= 3; what runs goes on"
+    )
+    for other, now in ((Demands(max_epsilon=9.0), NOON), (demands, NOON + timedelta(days=1))):
+        assert doctor.check_acceptance(other, rejection, now).state is State.OK
 
 
 def test_a_clock_behind_what_was_signed_or_without_a_battery_is_told() -> None:

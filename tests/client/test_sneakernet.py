@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from tests.acceptance_fakes import stating
 from tests.client_fakes import FakeServer, today
 from tests.device_fakes import GROUP, Bundle, bundle, golden_of
 from tests.slots_fakes import scaling_model
@@ -16,6 +19,7 @@ from wildflower.client.daemon import alone
 from wildflower.client.errors import AgentError
 from wildflower.client.identity import Identity
 from wildflower.client.parcel_transport import SOURCE, ParcelTransport
+from wildflower.client.policy import load_policy, save_policy
 from wildflower.client.sneakernet import NOTHING_HERE, acknowledge, apply_bundle, collect
 from wildflower.client.spool import Spool
 from wildflower.ota import canonical
@@ -129,6 +133,48 @@ def test_a_clock_of_1970_does_not_bring_an_expired_bundle_back(
     journal.close()
     with pytest.raises(RefusedError, match="expired"):
         apply_bundle(device, stick, lambda: today() - timedelta(days=20_000))
+
+
+def owner_demands(device: Path, **demands: Any) -> None:
+    save_policy(replace(load_policy(device), **demands), device)
+
+
+@pytest.mark.parametrize(("demanded", "outcome"), [(7, "committed"), (8, "refused")])
+def test_where_a_release_comes_from_travels_along_and_decides(
+    server: FakeServer, device: Path, pack: Pack, demanded: int, outcome: str
+) -> None:
+    one = offer(server, 1, statement=stating(server))
+    owner_demands(device, min_clients=demanded)
+    done = apply_bundle(device, pack())
+    assert [told.partition(":")[0] for told in done.outcomes] == [outcome]
+    assert (done.running == one.digest) is (outcome == "committed")
+    if outcome == "refused":
+        assert done.waits == "provenance: devices in the model: found 7, expected >= 8"
+        assert apply_bundle(device, pack()).outcomes == ()  # told once
+
+
+def test_a_bundle_of_a_release_without_a_statement_is_refused_where_one_is_demanded(
+    server: FakeServer, device: Path, pack: Pack
+) -> None:
+    offer(server, 1)
+    owner_demands(device, strategies=("secagg",))
+    done = apply_bundle(device, pack())
+    assert (done.running, len(done.outcomes)) == ("", 1)
+    assert "found no statement" in done.outcomes[0]
+
+
+def test_a_bundle_whose_statement_was_left_out_or_exchanged_installs_nothing(
+    server: FakeServer, device: Path, pack: Pack
+) -> None:
+    one = offer(server, 1, statement=stating(server, survivors=4))
+    owner_demands(device, min_clients=5)
+    [name] = [path for path in Parcel.open(pack()).places if path.endswith(".provenance.json")]
+    with pytest.raises(FetchError, match="provenance"):
+        apply_bundle(device, pack(**{name: None}))
+    better = stating(server)(one.release)
+    with pytest.raises(RefusedError, match="wrong digest"):
+        apply_bundle(device, pack(**{name: better}))
+    assert apply_bundle(device, pack()).running == ""
 
 
 def test_a_flipped_model_is_refused_and_told(server: FakeServer, device: Path, pack: Pack) -> None:

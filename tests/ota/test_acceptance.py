@@ -105,6 +105,23 @@ def test_every_demand_is_held_against_the_statement(
         wanted.check(statement)
 
 
+@pytest.mark.parametrize(
+    ("demands", "told"),
+    [
+        (Demands(), ""),
+        (Demands(max_epsilon=2.5, unit="example"), "epsilon <= 2.5 for each example"),
+        (Demands(min_clients=9), ">= 9 devices in the model"),
+        (Demands(strategies=("he", "secagg")), "made by he or secagg"),
+        (
+            Demands(1.0, min_clients=2, strategies=("he",)),
+            "epsilon <= 1 for each device, >= 2 devices in the model, made by he",
+        ),
+    ],
+)
+def test_demands_are_told_in_words(demands: Demands, told: str) -> None:
+    assert str(demands) == told
+
+
 def test_without_a_statement_nothing_is_as_demanded() -> None:
     with pytest.raises(RefusedError, match="found no statement") as refused:
         Demands(min_clients=1).check(None)

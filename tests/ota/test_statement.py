@@ -15,11 +15,14 @@ from wildflower.ota import canonical
 from wildflower.ota.errors import FormatError, RefusedError
 from wildflower.ota.release.audit import AuditedSigner, Trail, follow
 from wildflower.ota.release.manifest import Lineage
+from wildflower.ota.release.method import Method
 from wildflower.ota.release.provenance import RoundRecord
 from wildflower.ota.release.statement import (
     PAYLOAD_TYPE,
     Provenance,
+    cosign_statement,
     open_statement,
+    read_statement,
     sign_statement,
     statement_path,
 )
@@ -114,9 +117,38 @@ def test_every_claim_about_the_release_is_checked(what: str, changes: dict[str, 
         replace(MADE, **changes).check(RELEASE)  # type: ignore[arg-type]  # fields of its own
 
 
+def test_it_is_told_in_a_line() -> None:
+    told = "round t1/3, no method told, 7 of 8 devices, delta 1e-05, epsilon 2.5"
+    assert str(MADE) == told
+    silent = replace(MADE, privacy={}, method=Method("fedavg", "he"))
+    assert str(silent) == "round t1/3, he+fedavg, 7 of 8 devices, no privacy told"
+
+
+def test_another_release_of_the_same_model_takes_it_over() -> None:
+    again = replace(RELEASE, order=2)
+    found = MADE.taken_over(again)
+    found.check(again)
+    assert replace(found, manifest=MADE.manifest) == MADE
+    other = replace(RELEASE, files=(file_entry(b"built anew"),))
+    assert MADE.taken_over(other).toolchain == {}
+    stranger = replace(RELEASE, lineage=Lineage("ab" * 32, "t2", 3, "cd" * 32))
+    with pytest.raises(RefusedError, match="of another training"):
+        MADE.taken_over(stranger)
+
+
+def test_an_envelope_is_cosigned_and_can_be_read_without_keys() -> None:
+    bare = sign_statement(MADE, [])
+    assert read_statement(bare) == MADE
+    both = cosign_statement(cosign_statement(bare, [SIGNER]), [OTHER])
+    assert open_statement(both, [SIGNER.public_key, OTHER.public_key], threshold=2) == MADE
+    with pytest.raises(FormatError, match="DSSE"):
+        cosign_statement(b"{}", [SIGNER])
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"privacy": {"epsilon": -1.0}},
         {"survivors": 0},
         {"survivors": 9},
         {"round_number": 0},
@@ -187,6 +219,8 @@ def test_no_bytes_make_the_parsers_fail_otherwise_than_by_name(data: bytes) -> N
         Provenance.from_bytes(data)
     with pytest.raises(FormatError):
         open_statement(data, [SIGNER.public_key])
+    with pytest.raises(FormatError):
+        read_statement(data)
 
 
 @given(st.integers(0, 5000), st.integers(1, 255))
