@@ -206,7 +206,7 @@ class Updates:
         else:
             self.releases.rollout(self.config.device_class)  # any name loads the role's list
             cache = self.config.directory / "tuf"
-            self.group = find_group(cache, self.config.device_class)
+            self.group = find_group(cache, self.config.device_class, self._tell_theft)
         return self.releases.rollout(self.group) if self.group else None
 
     def _event(self, document: RolloutDocument | None) -> Event | None:
@@ -215,8 +215,8 @@ class Updates:
             return decision.reconsider(state, document, standing.device_id, now)
         if document is None:
             return None
-        if decision.is_forged(document):
-            self._tell_theft(document, f"{document.release_path!r} is no release's path")
+        if why := decision.forgery(document):
+            self._tell_theft(why)
             return None
         if decision.cannot_go_back(document, standing, now):
             reason = "ordered back, but there is no earlier release to go back to"
@@ -232,7 +232,7 @@ class Updates:
             document.release_path, accepted=self.policy.release, expected=document.release
         )
         if why := decision.overreach(document, release, now):
-            self._tell_theft(document, why)
+            self._tell_theft(why)
         offered = decision.offer(document, release, standing, now)
         return offered if offered and self._acceptance.accepts(document, release) else None
 
@@ -270,18 +270,22 @@ class Updates:
             lasting, _, as_of = refusal.reason.partition(" (as of ")  # told once, not at each look
             key = f"refusal/{about}/{canonical.digest(lasting.encode())[:16]}"
             reason += CLOCK_SUSPECT if as_of else ""
-            if self._queue(key, Outcome.REFUSED, rollout="", release="", reason=reason):
+            is_told = any(reason in entry.reason for entry in self.journal.reports())
+            if not is_told and self._tell_refusal(key, reason):
                 log.warning("refused: %s", reason)
             self.told += 1
 
-    def _tell_theft(self, document: RolloutDocument, reason: str) -> None:
+    def _tell_refusal(self, key: str, reason: str) -> bool:
+        return self._queue(key, Outcome.REFUSED, rollout="", release="", reason=reason)
+
+    def _tell_theft(self, reason: str) -> None:
         """Report, once, what the server's own key signed and a server of ours never says.
 
         It names no rollout, so that it does not count in the one that it came with.
         """
-        about = canonical.digest(f"{document.rollout} {reason}".encode())[:32]
-        if self._queue(f"theft/{about}", Outcome.REFUSED, rollout="", release="", reason=reason):
-            log.error("refused a rollout document: %s", reason)
+        about = canonical.digest(reason.encode())[:32]
+        if self._tell_refusal(f"theft/{about}", reason):
+            log.error("refused: %s", reason)
 
     def _tell_order(self, document: RolloutDocument, key: str, reason: str) -> None:
         """Report, once, that an order is not followed."""

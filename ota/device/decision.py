@@ -221,13 +221,19 @@ def role_of(path: str) -> str:
     return parts[1] if len(parts) == 4 and parts[0] == "models" else ""
 
 
-def is_forged(document: RolloutDocument) -> bool:
-    """Whether a document names something that could not be a release, whoever signed it.
+def forgery(document: RolloutDocument) -> str:
+    """Return how a document names what is no release of its group; "" if it does not.
 
-    The online key chooses among releases; one that was stolen may try to choose something else.
+    The online key chooses among a group's releases; one that was stolen may try something else.
     """
-    parts = document.release_path.split("/")
-    return role_of(document.release_path) not in ROLES or not all(map(PLAIN_NAME.fullmatch, parts))
+    role, *rest = document.release_path.removeprefix("models/").split("/")
+    is_ours = role in ROLES and rest[:-1] == [document.target_group]
+    if is_ours and PLAIN_NAME.fullmatch(rest[-1]) and document.release_path[:7] == "models/":
+        return ""
+    return (
+        f"rollout {document.rollout} names {document.release_path[:200]!r}, "
+        f"expected a release of {document.target_group}"
+    )
 
 
 def overreach(document: RolloutDocument, release: Release, now: datetime) -> str:

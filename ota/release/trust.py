@@ -154,7 +154,8 @@ class TrustedView:
             as_of = f" (as of {canonical.to_time(self._now)})" if found == "expired" else ""
             raise RefusedError(f"{target}: {found}: {error}{as_of}") from error
         except exceptions.DownloadLengthMismatchError as error:
-            raise RefusedError(f"{target}: endless: {error}") from error
+            limit = str(error).rpartition(" ")[2]  # how much came differs each time; told is once
+            raise RefusedError(f"{target}: endless: more than {limit} bytes") from error
         except exceptions.DownloadError as error:
             is_slow = isinstance(error.__cause__, SlowError)
             kind = SlowError if is_slow else FetchError

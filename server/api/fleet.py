@@ -70,6 +70,7 @@ def device_view(desk: Desk, device: Device) -> DeviceView:
         running=device.running,
         holds=holds_of(device.self_report),
         last_outcome=latest.outcome if latest else "",
+        last_reason=latest.reason if latest else "",
         last_seen=device.last_seen,
         enrolled_at=device.enrolled_at,
         revoked=device.revoked,

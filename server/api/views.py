@@ -89,6 +89,7 @@ class DeviceView:
     running: str
     holds: str
     last_outcome: str
+    last_reason: str
     last_seen: datetime
     enrolled_at: datetime
     revoked: bool

@@ -295,17 +295,24 @@ def test_a_version_that_is_none_is_below_all() -> None:
         "models/auto/l\u0131ght.linux-generic/3.json",
         f"models/auto/{'x' * 200}/3.json",
         "/models/auto/3.json",
+        "models/auto/other.linux-generic/3.json",
+        "auto/light.linux-generic/3.json",
+        "models/auto/light.linux-generic/",
+        "models/auto",
         "",
     ],
 )
-def test_a_document_that_names_no_release_is_forged(path: str) -> None:
-    assert decision.is_forged(document(NEW, release_path=path))
+def test_a_document_that_names_no_release_of_its_group_is_forged(path: str) -> None:
+    told = decision.forgery(document(NEW, release_path=path))
+    assert told == (
+        f"rollout r{NEW.order} names {path[:200]!r}, expected a release of {NEW.target_group}"
+    )
 
 
 @pytest.mark.parametrize("role", ["auto", "approved"])
 def test_a_document_that_names_a_release_is_not(role: str) -> None:
     path = f"models/{role}/light.linux-generic/3.json"
-    assert not decision.is_forged(document(NEW, release_path=path))
+    assert decision.forgery(document(NEW, release_path=path)) == ""
 
 
 def test_a_document_beyond_the_signed_ramp_is_told_unless_clocks_may_differ() -> None:

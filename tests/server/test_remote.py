@@ -22,6 +22,7 @@ DEVICE = {
     "running": "",
     "holds": "",
     "last_outcome": "",
+    "last_reason": "",
     "last_seen": AT,
     "enrolled_at": AT,
     "revoked": False,
