@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from wildflower.ota.release.provenance import EPSILON
 from wildflower.server.errors import ConflictError, NotFoundError
 from wildflower.server.records import (
     Artifact,
@@ -20,6 +21,7 @@ from wildflower.server.records import (
     Training,
 )
 from wildflower.server.store import Store
+from wildflower.server.training_settings import method_of
 
 MIN_PREFIX: Final = 6  # characters; fewer are typed by accident
 COMMITTED: Final = "committed"
@@ -43,6 +45,9 @@ class Chain:
         round_number: Number of the round in it.
         survivors: Devices whose updates are in the model.
         secure: Whether their updates were aggregated securely.
+        method: How they became the model, such as "secagg+central+fedavg". With `survivors` and
+            `epsilon` it is what owners of devices may demand something of.
+        epsilon: What the training had spent by then; 0 where it promised no privacy.
     """
 
     device: str = ""
@@ -58,6 +63,8 @@ class Chain:
     round_number: int = 0
     survivors: int = 0
     secure: bool = False
+    method: str = ""
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +239,8 @@ class _Walk:
             round_number=model.round_number if model else 0,
             survivors=len(made.survivors) if made else 0,
             secure=training.secure if training else False,
+            method=str(method_of(training.settings)) if training else "",
+            epsilon=made.metrics.get(EPSILON, 0.0) if made else 0.0,
         )
 
     def _round_of(self, model: Model | None) -> Round | None:

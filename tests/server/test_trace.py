@@ -23,9 +23,11 @@ def store() -> MemoryStore:
     made = MemoryStore()
     cohort = ("a", "b", "c")
     round_ = Round(
-        f"{TRAINING}/1", TRAINING, 1, "recorded", "", cohort, cohort, MODEL, {}, b"", NOW
+        *(f"{TRAINING}/1", TRAINING, 1, "recorded", "", cohort, cohort, MODEL),
+        *({"dp_epsilon": 2.5}, b"", NOW),
     )
-    training = Training(TRAINING, "task:digits", 1, True, {}, "finished", "", 1, NOW, NOW)
+    settings = {"protection": "secagg", "dp": "central"}
+    training = Training(TRAINING, "task:digits", 1, True, settings, "finished", "", 1, NOW, NOW)
     made.put(training, round_, model(), artifact("artifact"), release("release", order=4))
     for name in ("camera", "door"):
         one = ran(name)
@@ -50,6 +52,8 @@ def chain(name: str = "camera") -> Chain:
         round_number=1,
         survivors=3,
         secure=True,
+        method="secagg+central+fedavg",
+        epsilon=2.5,
     )
 
 
