@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,6 +38,8 @@ from wildflower.ota.release.fetch import ReleaseClient
 Act = Callable[[dict[str, Any]], list[str]]
 """Carries out an order; returns what it could not do."""
 SAID = 4000  # bytes of an answer; errors of several sources are long
+CONTEXT = ssl.create_default_context()
+"""One for all clients, as the agent has: reading the authorities again takes half of a run."""
 AN_HOUR_S = 3600.0
 """What passes between two looks at the clock that nobody can set."""
 PASSED = 0
@@ -67,7 +70,7 @@ def _update(directory: Path, order: dict[str, Any]) -> list[str]:
         directory / "tuf",
         identity.root,
         config.all_sources,
-        lambda: httpx.Client(timeout=order["timeout_s"], trust_env=False),
+        lambda: httpx.Client(verify=CONTEXT, timeout=order["timeout_s"], trust_env=False),
         now,
         wait=lambda _: None,
         draw=lambda: 1.0,
