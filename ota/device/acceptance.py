@@ -2,10 +2,12 @@
 
     shortcomings(demands, statement) -> everything that is not as the owner demands
 
-The release signer's statement says how a model was made; the owner's `policy.toml` says how a model
-must have been made to run here. It decides about releases that everybody else has signed, so what
-it guards against is an operator, or whoever has the operator's keys. What a statement does not tell
-is not as demanded: silence must not be a way in.
+The release signer's statement says how a model was made; the owner's `policy.toml` says how one
+must have been made to run here. It keeps out what is signed and still not wanted: a training
+without noise, a round of too few, a model of unknown origin, and what a stolen rollout key could
+choose among them. It believes the role that signed the statement; whoever has that role's key, or
+runs the rounds and lies about them, can state anything. What a statement does not tell is not as
+demanded: silence must not be a way in.
 
     Rejection.from_text(rejection.to_text()) == rejection
 """
