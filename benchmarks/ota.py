@@ -5,17 +5,20 @@ deltas    sizes and speed, over consecutive federated rounds
 device    what looking for a release costs, and what a swap of models costs the application
 faults    what devices survive, and what a bad network costs; the longest part, needs `strace`
 peer      python-tuf's own client beside ours, under the same faults; needs `strace`
+
+At the end each figure stands beside its bound (`_bounds`).
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from tests.faults.strace import is_here
 
 from benchmarks import _conformance, _delta_models, _deltas, _device, _tuf_peer
 from benchmarks import faults as _faults
+from benchmarks._bounds import judged
 from benchmarks._outcome import tell
 
 Part = tuple[dict[str, float], list[tuple[str, str]]]
@@ -67,15 +70,19 @@ PARTS: Final[Mapping[str, Callable[..., Part]]] = {
 }
 
 
-def run(parts: Iterable[str], *, quick: bool) -> Part:
-    """Run these parts, one after the other; return all their figures and rows."""
+def run(parts: Mapping[str, Callable[..., Part]], *, quick: bool) -> Part:
+    """Run parts, one after the other; return their figures, their rows and those of the bounds.
+
+    Raises:
+        RuntimeError: A part did not give a figure that it owes.
+    """
     figures: dict[str, float] = {}
     rows: list[tuple[str, str]] = []
-    for name in parts:
-        found, told = PARTS[name](quick=quick)
+    for part in parts.values():
+        found, told = part(quick=quick)
         figures |= found
         rows += told
-    return figures, rows
+    return figures, rows + judged(figures, parts, quick=quick)
 
 
 def main() -> None:
@@ -84,7 +91,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one pair of rounds, fewer repeats")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part alone")
     options = parser.parse_args()
-    tell("ota", *run(options.only or PARTS, quick=options.quick))
+    chosen = {name: part for name, part in PARTS.items() if name in (options.only or PARTS)}
+    tell("ota", *run(chosen, quick=options.quick))
 
 
 if __name__ == "__main__":
