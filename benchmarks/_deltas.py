@@ -9,7 +9,7 @@ import hashlib
 import lzma
 import time
 import tracemalloc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -108,7 +108,7 @@ def measure(pair: Pair) -> Measured:
     deltas = [
         (builds[0], builds[1], _delta(builds[0], builds[1])),
         (base, release, _delta(base, release)),
-        (pair.before, coded.data, _delta(pair.before, coded.data, coded.steps)),
+        (pair.before, coded, _delta(pair.before, coded)),
         (pair.before, pair.after, _delta(pair.before, pair.after)),
     ]
     whole, whole_fp32 = (len(lzma.compress(one, preset=9)) for one in (builds[1], pair.after))
@@ -123,7 +123,7 @@ def measure(pair: Pair) -> Measured:
         aware_quality=judge.quality(release),
         noise=noise(judge.quality(release), naive_quality, pair.targets.size),
         coded=by_steps / whole_fp32,
-        coded_quality=judge.quality(coded.data),
+        coded_quality=judge.quality(coded),
         lossless=lossless / whole_fp32,
         coding=_coding(builds[0], builds[1]),
         seconds=max(_seconds(*one) for one in deltas),
@@ -205,8 +205,8 @@ class _Judge:
         )
 
 
-def _delta(old: bytes, new: bytes, steps: Mapping[str, float] | None = None) -> bytes:
-    return diff(old, new, regions(old), regions(new), steps)
+def _delta(old: bytes, new: bytes) -> bytes:
+    return diff(old, new, regions(old), regions(new))
 
 
 def _coding(old: bytes, new: bytes) -> float:

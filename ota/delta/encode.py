@@ -6,7 +6,7 @@ gets the codec that writes it shortest. Tables of the coded planes are chosen to
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,6 +25,7 @@ from wildflower.ota.delta.format import (
     Piece,
     demands,
 )
+from wildflower.ota.delta.fp32 import steps_between
 from wildflower.ota.delta.rans import MAX_LANES, Symbols, Table, encode
 from wildflower.ota.delta.segments import Kind, Region, Segment, align
 from wildflower.ota.delta.tables import cluster, counts_of, entropy
@@ -61,7 +62,6 @@ def diff(
     target: bytes,
     base_regions: Sequence[Region] = (),
     target_regions: Sequence[Region] = (),
-    steps: Mapping[str, float] | None = None,
 ) -> bytes:
     """Return the shortest delta there is, decoded once to be sure of it.
 
@@ -70,12 +70,12 @@ def diff(
         target: The new file.
         base_regions: The old file's tensors; none if its format is not known.
         target_regions: The new file's tensors.
-        steps: By name, the steps of fp32 tensors that were released as old + codes * step.
 
     Raises:
         DeltaError: It does not give the new file; a fault of this package.
     """
     old, new = memoryview(base), memoryview(target)
+    steps = steps_between(base, target, base_regions, target_regions)
     segments = align(old, new, base_regions, target_regions, steps)
     found = [from_segments(old, new, segments)] if len(segments) <= MAX_SEGMENTS else []
     if not target_regions or not found:

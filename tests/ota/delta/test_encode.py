@@ -113,20 +113,26 @@ def test_small_tensors_share_a_piece() -> None:
 
 def test_whole_steps_are_coded_as_steps_and_others_as_floats() -> None:
     old = RNG.normal(size=4000).astype(np.float32)
-    step = np.float32(0.001)
+    step = np.float32(2.0**-10)
     exact = old + RNG.integers(-3, 4, 4000).astype(np.float32) * step
     both = np.concatenate([exact, old + np.float32(0.00033)])
     there = [
         Region("exact", 0, 16_000, Kind.FLOAT32),
         Region("other", 16_000, 16_000, Kind.FLOAT32),
     ]
-    steps = {"exact": float(step), "other": float(step)}
-    delta = diff(np.concatenate([old, old]).tobytes(), both.tobytes(), there, there, steps)
+    delta = diff(np.concatenate([old, old]).tobytes(), both.tobytes(), there, there)
     _, body = parsed(delta)
     assert [(one.kind, one.step) for one in body.segments] == [
         (Kind.STEP, float(step)),
         (Kind.FLOAT32, 0.0),
     ]
+
+
+def test_steps_that_do_not_give_the_new_bytes_are_compared_as_floats() -> None:
+    old, new = (RNG.normal(size=40).astype(np.float32).tobytes() for _ in range(2))
+    delta = from_segments(memoryview(old), memoryview(new), [Segment(Kind.STEP, 0, 160, 0.5)])
+    _, body = parsed(delta)
+    assert [(one.kind, one.step) for one in body.segments] == [(Kind.FLOAT32, 0.0)]
 
 
 def test_an_empty_file_is_a_delta_too() -> None:

@@ -1,3 +1,5 @@
+"""fp32 releases that are the one before and coded steps."""
+
 import hashlib
 
 import numpy as np
@@ -6,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from wildflower.ota.delta import onnx_segments
+from wildflower.ota.delta import fp32, onnx_segments
 from wildflower.ota.delta.decode import decode
 from wildflower.ota.delta.encode import diff
-from wildflower.ota.delta.fp32 import coded, coded_release
+from wildflower.ota.delta.fp32 import coded
+from wildflower.ota.delta.segments import Kind, Region
 from wildflower.ota.errors import DeltaError
 
 
@@ -24,15 +27,31 @@ def weights(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(300, 40)).astype(np.float32)
 
 
-def update(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 1e-3, (300, 40)).astype(np.float32)
+def update(seed: int, size: float = 1e-3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, size, (300, 40)).astype(np.float32)
 
 
-def released(previous: bytes, master: bytes) -> tuple[bytes, dict[str, float]]:
-    found = coded_release(
-        previous, master, onnx_segments.regions(previous), onnx_segments.regions(master)
-    )
-    return found.data, found.steps
+def released(previous: bytes, master: bytes, share: float = fp32.SHARE) -> bytes:
+    found = onnx_segments.regions(previous), onnx_segments.regions(master)
+    return fp32.coded_release(previous, master, *found, share=share)
+
+
+def ready(data: bytes) -> bytes:
+    return fp32.ready(data, onnx_segments.regions(data))
+
+
+def steps(old: bytes, new: bytes) -> dict[str, float]:
+    return fp32.steps_between(old, new, onnx_segments.regions(old), onnx_segments.regions(new))
+
+
+def delta(old: bytes, new: bytes) -> bytes:
+    """Return the delta, decoded and compared."""
+    found = diff(old, new, onnx_segments.regions(old), onnx_segments.regions(new))
+    made = bytearray()
+    digest = hashlib.sha256(new).hexdigest()
+    decode(memoryview(old), memoryview(found), made.extend, target=digest, size=len(new))
+    assert made == new
+    return found
 
 
 def value(data: bytes) -> np.ndarray:
@@ -45,19 +64,15 @@ BEFORE, AFTER = model(weights(0), BIAS), model(weights(0) + update(1), BIAS + 1)
 
 
 def test_a_device_makes_the_release_bit_for_bit_from_a_tenth_of_its_bytes() -> None:
-    data, steps = released(BEFORE, AFTER)
-    delta = diff(BEFORE, data, onnx_segments.regions(BEFORE), onnx_segments.regions(data), steps)
-    made = bytearray()
-    digest = hashlib.sha256(data).hexdigest()
-    decode(memoryview(BEFORE), memoryview(delta), made.extend, target=digest, size=len(data))
-    assert made == data
-    assert len(delta) < 0.105 * len(data)
+    data = released(BEFORE, AFTER)
+    assert len(delta(BEFORE, data)) < 0.105 * len(data)
 
 
 def test_tensors_are_within_half_a_step_of_the_master() -> None:
-    data, steps = released(BEFORE, AFTER)
-    assert set(steps) == {"w"}
-    assert np.abs(value(data) - value(AFTER)).max() <= 0.51 * steps["w"]
+    data = released(BEFORE, AFTER)
+    found = steps(BEFORE, data)
+    assert found == {"w": 2.0**-10}
+    assert np.abs(value(data) - value(AFTER)).max() <= 0.51 * found["w"]
     assert data[-60:] == AFTER[-60:]
 
 
@@ -65,8 +80,70 @@ def test_rounding_is_made_good_by_the_next_releases() -> None:
     last, master = BEFORE, weights(0)
     for seed in range(2, 8):
         master = master + update(seed)
-        last, steps = released(last, model(master, BIAS))
-        assert np.abs(value(last) - master).max() <= 0.51 * steps["w"]
+        before, last = last, released(last, model(master, BIAS))
+        assert np.abs(value(last) - master).max() <= 0.51 * steps(before, last)["w"]
+
+
+def test_deltas_from_the_last_three_releases_are_whole_steps_too() -> None:
+    line, master = [ready(BEFORE)], weights(0)
+    for seed in range(2, 6):
+        master = master + update(seed, 1e-3 * 1.5**seed)
+        line.append(released(line[-1], model(master, BIAS)))
+    for back in (2, 3, 4):
+        found = steps(line[-back], line[-1])
+        assert found.keys() == {"w"}
+        assert len(delta(line[-back], line[-1])) < 0.2 * len(line[-1])
+
+
+def test_sums_are_exact_only_from_a_release_made_ready() -> None:
+    own = np.float32([1e-5, 1.1e-5, 1.2e-5, 1.0, 1.1, 1.2]) / 3
+    there = [Region("w", 0, own.nbytes, Kind.FLOAT32)]
+    step, back = np.float32(2.0**-10), np.float32([-1, -1, -1, 1, 1, 1])
+    for first in (own, np.frombuffer(fp32.ready(own.tobytes(), there), np.float32)):
+        third = ((first + step) + back * step).tobytes()
+        is_ready = first is not own
+        assert (fp32.steps_between(first.tobytes(), third, there, there) != {}) is is_ready
+
+
+def test_a_release_made_ready_is_as_good_as_its_own() -> None:
+    made = value(ready(BEFORE))
+    assert np.abs(made - weights(0)).max() <= 2.0**-22 * np.abs(weights(0)).max()
+    assert ready(ready(BEFORE)) == ready(BEFORE)
+    assert ready(BEFORE) != BEFORE
+
+
+def test_no_step_is_finer_than_the_grid() -> None:
+    base = ready(BEFORE)
+    data = released(base, model(value(base) + update(1, 1e-9), BIAS))
+    assert value(data).tobytes() == value(base).tobytes()
+
+
+@pytest.mark.parametrize("odd", [np.zeros(9), np.full(9, np.inf), np.full(9, 1e-40)])
+def test_a_tensor_without_a_grid_stays_as_it_is(odd: np.ndarray) -> None:
+    data = odd.astype("<f4").tobytes()
+    regions = [Region("w", 0, 36, Kind.FLOAT32)]
+    assert fp32.ready(data, regions) == data
+    assert fp32.steps_between(data, data, regions, regions) == {}
+
+
+def test_a_tensor_too_small_to_name_stays_as_it_is() -> None:
+    data = np.float32([1 / 3]).tobytes()
+    assert fp32.ready(data, [Region("w", 0, 4, Kind.FLOAT32)]) == data
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 3.0), st.floats(1e-7, 1e3))
+def test_the_step_between_two_releases_is_found(seed: int, share: float, size: float) -> None:
+    rng = np.random.default_rng(seed)
+    before = rng.normal(size=50).astype(np.float32)
+    after = before + (size * rng.normal(size=50)).astype(np.float32)
+    found = coded(before, after, share)
+    if found is None or np.array_equal(found[0], before):
+        return
+    regions = [Region("w", 0, 200, Kind.FLOAT32)]
+    (told,) = fp32.steps_between(before.tobytes(), found[0].tobytes(), regions, regions).values()
+    codes = np.rint((found[0].astype(np.float64) - before) / told)
+    assert np.array_equal(before + codes.astype(np.float32) * np.float32(told), found[0])
+    assert told >= found[1]
 
 
 def test_a_jump_beyond_the_largest_code_is_caught_up_in_time() -> None:
@@ -97,14 +174,7 @@ def test_a_tensor_that_is_not_finite_is_not_coded(bad: float) -> None:
     assert found is None
 
 
-@given(st.integers(0, 10_000), st.floats(0.1, 3.0), st.floats(1e-7, 1e3))
-def test_codes_are_whole_steps(seed: int, share: float, size: float) -> None:
-    rng = np.random.default_rng(seed)
-    before = rng.normal(size=50).astype(np.float32)
-    after = before + (size * rng.normal(size=50)).astype(np.float32)
-    found = coded(before, after, share)
-    if found is None:
-        return
-    values, step = found
-    counts = np.rint((values.astype(np.float64) - before) / step).astype(np.float32)
-    assert np.array_equal(before + counts * np.float32(step), values)
+def test_a_difference_that_is_no_number_has_no_step() -> None:
+    before, after = np.zeros(9, np.float32).tobytes(), np.full(9, np.nan, np.float32).tobytes()
+    regions = [Region("w", 0, 36, Kind.FLOAT32)]
+    assert fp32.steps_between(before, after, regions, regions) == {}
