@@ -9,10 +9,14 @@ A handler is called as `handlers/<name> <step> <directory>`, where the directory
 goes into the report. Exit code 0 says that the step is done.
 """
 
+import contextlib
+import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -60,6 +64,8 @@ LINE: Final = "software/"
 """The journal orders lines of software as it orders target groups, under this prefix."""
 YES: Final = "yes"
 """What a handler says to NeedsRestart if it does."""
+GLANCE_S: Final = 0.1
+"""How often is looked whether a step has ended that an agent before this one began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,8 @@ class Handlers:
             StorageError: The disk is full, read-only or broken.
         """
         state = self.load()
+        if isinstance(act := handlers.owed(state), Call):
+            self._outwait(self._place(act.software))
         if state.phase is Phase.RESTARTING or not (was_clean or state.phase is Phase.IDLE):
             self._save(handlers.step(state, Woke()))
         self.resume()
@@ -218,17 +226,38 @@ class Handlers:
         return Done()
 
     def _ask(self, act: Call, place: Path) -> Ended:
-        return run_program(
-            [str(self._program(act.software)), act.step.value, str(place)],
-            environment={
-                "WILDFLOWER_DIR": str(self.directory),
-                "WILDFLOWER_SOFTWARE": act.software.name,
-                "WILDFLOWER_ORDER": str(act.software.order),
-            },
-            directory=place,
-            timeout_s=self.timeout_s,
-            should_stop=self.should_stop,
-        )
+        with _claimed(place) as claim:
+            return run_program(
+                [str(self._program(act.software)), act.step.value, str(place)],
+                environment={
+                    "WILDFLOWER_DIR": str(self.directory),
+                    "WILDFLOWER_SOFTWARE": act.software.name,
+                    "WILDFLOWER_ORDER": str(act.software.order),
+                },
+                directory=place,
+                timeout_s=self.timeout_s,
+                should_stop=self.should_stop,
+                inherited=claim,
+            )
+
+    def _outwait(self, place: Path) -> None:
+        """Wait for a handler that outlives the agent that called it, killed all of a sudden.
+
+        Two of them at once would undo each other's work. One that never ends is outwaited: it may
+        be what the handler has started for good.
+
+        Raises:
+            PostponedError: The agent is told to end.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        while time.monotonic() < deadline:
+            with _claimed(place) as claim:
+                if claim or not place.exists():
+                    return
+            if self.should_stop():
+                raise PostponedError("told to stop while a handler of an agent before this runs")
+            time.sleep(GLANCE_S)
+        log.warning("a handler that an agent before this one called has not ended")
 
     def _conclude(self, software: Software, reason: str) -> None:
         if reason:
@@ -255,3 +284,21 @@ class Handlers:
 
     def _place(self, software: Software) -> Path:
         return self.directory / "software" / software.digest
+
+
+@contextmanager
+def _claimed(place: Path) -> Iterator[tuple[int, ...]]:
+    """Hold a directory by a lock that passes to whoever inherits its descriptor.
+
+    Yields:
+        The descriptor; nothing if somebody holds the directory, or it cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            claim = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, claim)
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield ()
+            return
+        yield (claim,)

@@ -24,9 +24,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 PACKAGE: Final = "wildflower"
 DAEMON: Final = "wildflower.client.daemon"
@@ -82,15 +82,29 @@ class Environments:
         place = self.root / version
         if (place / COMPLETE).exists():
             return
-        shutil.rmtree(place, ignore_errors=True)
+        if place.exists():  # pip takes for installed what a cut left: nothing of it may stay
+            shutil.rmtree(place)
         self.root.mkdir(exist_ok=True)
         run = [sys.executable, "-I", "-m"]
         subprocess.run([*run, "venv", "--without-pip", str(place)], check=True)
-        pip = [*run, "pip", "--python", str(self.python(version)), "--disable-pip-version-check"]
-        offline = ["--no-index", "--find-links", str(wheels), "--no-compile", "--quiet"]
-        subprocess.run([*pip, "install", *offline, PACKAGE], check=True)
+        self._install(run, version, wheels)
         os.sync()  # thousands of files: one call, before the name that vouches for them
         _write(place / COMPLETE, version)
+
+    def _install(self, run: Sequence[str], version: str, wheels: Path) -> None:
+        """Let pip install wheels into a version's environment, and leave nothing anywhere else.
+
+        It unpacks beside what it installs: /tmp may be a few megabytes of memory, and would keep
+        what a cut left. Nothing is found on PATH: pip would ask `lsb_release`, `uname` and `rustc`
+        what to tell an index that it is not to ask.
+        """
+        unpacked = self.root / version / "tmp"
+        unpacked.mkdir()
+        pip = [*run, "pip", "--python", str(self.python(version)), "--disable-pip-version-check"]
+        offline = ["--no-index", "--find-links", str(wheels), "--no-compile", "--quiet"]
+        alone = os.environ | {"PATH": os.devnull, "TMPDIR": str(unpacked)}
+        subprocess.run([*pip, "install", *offline, PACKAGE], check=True, env=alone)
+        shutil.rmtree(unpacked)
 
     def begin_trial(self, version: str) -> None:
         """Let a version run from the next start on; repeating it changes nothing."""
@@ -115,7 +129,7 @@ class Environments:
         kept = {version, self.target("previous")}
         for place in self.root.iterdir():
             if place.is_dir() and not place.is_symlink() and place.name not in kept:
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
 
     def take_back(self, version: str) -> None:
         """Let the version before one run again; repeating it changes nothing."""
@@ -124,6 +138,7 @@ class Environments:
             self._point("current", before)
         elif self.target("current") == version:
             (self.root / "current").unlink()
+            _sync(self.root)  # first: a version that is not on trial any more must not come back
         (self.root / "trial").unlink(missing_ok=True)
 
     def _point(self, pointer: str, version: str) -> None:
@@ -167,13 +182,54 @@ def handle(step: str, place: Path, environments: Environments) -> str:
     return ""
 
 
-class Watchdog:
-    """Starts the agent of `current` again and again, until it is told to end itself."""
+class Agent(Protocol):
+    """A process that was started, as `subprocess.Popen` is one."""
 
-    def __init__(self, directory: Path, *, window_s: float = WINDOW_S) -> None:
+    returncode: int
+
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code when it has ended; raises TimeoutExpired."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+Start = Callable[[list[str]], Agent]
+"""Starts a program; raises OSError if it cannot be."""
+
+
+class Watchdog:
+    """Starts the agent of `current` again and again, until it is told to end itself.
+
+    Args:
+        directory: The device's.
+        window_s: Seconds within which a version on trial must show that it works.
+        start: Starts the agent.
+        wait: Lets seconds pass.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        window_s: float = WINDOW_S,
+        start: Start = subprocess.Popen,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._directory = directory
         self._environments = Environments(directory)
         self._window_s = window_s
+        self._start, self._wait = start, wait
         self._is_ending = False
 
     def end(self, *_: object) -> None:
@@ -184,7 +240,11 @@ class Watchdog:
         """Start the agent until told to end; return its last exit code."""
         code = 0
         while not self._is_ending:
-            code = self._once()
+            try:
+                code = self._once()
+            except OSError as error:  # a start that cannot be counted: a disk may get better
+                print(f"agent waits for its disk: {error}", file=sys.stderr)  # noqa: T201  there is no log but the supervisor's
+                self._wait(PAUSE_S)
         return code
 
     def _once(self) -> int:
@@ -196,20 +256,20 @@ class Watchdog:
         self._environments.note_start(version)
         command = [str(self._environments.python(version)), "-m", DAEMON]
         try:
-            child = subprocess.Popen([*command, "--dir", str(self._directory)])
+            child = self._start([*command, "--dir", str(self._directory)])
         except OSError as error:
-            print(f"agent {version[:12]} cannot be started: {error}", file=sys.stderr)  # noqa: T201  there is no log but the supervisor's
+            print(f"agent {version[:12]} cannot be started: {error}", file=sys.stderr)  # noqa: T201  as above
             self._give_up(version)
-            time.sleep(PAUSE_S)
+            self._wait(PAUSE_S)
             return 1
         deadline = time.monotonic() + self._window_s
         while child.poll() is None:
             if self._is_ending or (time.monotonic() > deadline and self._is_on_trial(version)):
                 _end(child)
-            time.sleep(GLANCE_S)
+            self._wait(GLANCE_S)
         if not self._is_ending and not self._restarts_itself(version, child.returncode):
             self._give_up(version)
-            time.sleep(PAUSE_S)
+            self._wait(PAUSE_S)
         return child.returncode
 
     def _restarts_itself(self, version: str, code: int) -> bool:
@@ -226,7 +286,7 @@ class Watchdog:
             self._environments.take_back(version)
 
 
-def _end(child: "subprocess.Popen[bytes]", grace_s: float = 5.0) -> None:
+def _end(child: Agent, grace_s: float = 5.0) -> None:
     """End a process in good order, or else at once."""
     child.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -234,6 +294,13 @@ def _end(child: "subprocess.Popen[bytes]", grace_s: float = 5.0) -> None:
         return
     child.kill()
     child.wait()
+
+
+def _remove(place: Path) -> None:
+    """Remove a version, the file that vouches for it first: a half of it vouches for nothing."""
+    (place / COMPLETE).unlink(missing_ok=True)
+    _sync(place)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -53,6 +53,7 @@ def run_program(
     directory: Path,
     timeout_s: float,
     should_stop: Callable[[], bool] = lambda: False,
+    inherited: Sequence[int] = (),
 ) -> Ended:
     """Run a program to its end.
 
@@ -62,6 +63,7 @@ def run_program(
         directory: Where it runs.
         timeout_s: After this many seconds it is killed, with all that it started.
         should_stop: Whether the agent is told to end; the program is then run again later.
+        inherited: Descriptors that stay open for as long as anything of it runs.
 
     Raises:
         ProgramError: It cannot be started, or did not end in time.
@@ -76,6 +78,7 @@ def run_program(
             cwd=directory,
             env={"PATH": os.environ.get("PATH", os.defpath), **environment},
             start_new_session=True,
+            pass_fds=inherited,
         )
     except OSError as error:
         raise ProgramError(f"{command[0]} cannot be started: {error.strerror}") from error
