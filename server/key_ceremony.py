@@ -16,13 +16,14 @@ from typing import Final
 from securesystemslib.signer import Signer
 
 from wildflower.ota.errors import SigningError
+from wildflower.ota.release import signing
 from wildflower.ota.release.audit import FILE as TRAIL
 from wildflower.ota.release.audit import AuditedSigner, Trail
 from wildflower.ota.release.bundle import Bundle, propose
-from wildflower.ota.release.ceremony import Authority, Change, RoleView
+from wildflower.ota.release.ceremony import TOP, Authority, Change, RoleView
 from wildflower.ota.release.files import write_durably
 from wildflower.ota.release.keyring import find_signers
-from wildflower.ota.release.keys import AUTO, DELEGATED, RoleKeys, load_key
+from wildflower.ota.release.keys import AUTO, RoleKeys, load_key
 from wildflower.ota.release.repository import Changes, Repository
 
 ONLINE: Final = ("snapshot", "timestamp", "rollout")
@@ -60,8 +61,10 @@ class Ceremony:
         Raises:
             SigningError: There is no repository, or the change cannot be.
         """
-        current = {role: self.repository.current(role) for role in DELEGATED}
-        return propose(self.authority(), current, change, self.now())
+        authority = self.authority()
+        delegated = [role.name for role in authority.roles() if role.name not in TOP]
+        current = {role: self.repository.current(role) for role in delegated}
+        return propose(authority, current, change, self.now())
 
     def publish(self, bundle: Bundle) -> Bundle:
         """Sign what this server's keys owe, publish everything, put new online keys in place.
@@ -88,7 +91,11 @@ class Ceremony:
         return bundle
 
     def _is_published(self, bundle: Bundle) -> bool:
-        return all(self.repository.current(role) == data for role, data in bundle.proposals.items())
+        published = signing.published_versions(self.repository.current("snapshot"))
+        return all(
+            (role in TOP or role in published) and self.repository.current(role) == data
+            for role, data in bundle.proposals.items()
+        )
 
     def _check_current(self, bundle: Bundle) -> None:
         now = self.authority()

@@ -35,12 +35,12 @@ from wildflower.ota.release.ceremony import (
     owed,
     read_root,
 )
-from wildflower.ota.release.keys import APPROVED, DELEGATED, ROLLOUT
+from wildflower.ota.release.keys import APPROVED, DELEGATED, ROLLOUT, SOFTWARE
 from wildflower.ota.release.repository import Lifetimes
 from wildflower.ota.release.signing import read_targets
 
 KIND: Final = "wildflower.signing-bundle"
-PROPOSED: Final = ("root", "targets", *DELEGATED)
+PROPOSED: Final = ("root", "targets", *DELEGATED, SOFTWARE)
 """Roles that may be proposed, in the order in which they are told."""
 MAX_BUNDLE: Final = 16_000_000  # bytes; metadata of a targets role has at most 5 MB
 
@@ -93,14 +93,12 @@ class Bundle:
             FormatError: A part cannot be read.
             RefusedError: A statement is not what is proposed, or of another release.
         """
-        before, after = self.authority.roles(), {role.name: role for role in self.after.roles()}
         lines: list[str] = []
         for role, data in self.proposals.items():
             new = _read(role, data).signed
             lines.append(f"{role} {new.version}, good until {new.expires:%Y-%m-%d}")
             if role in ("root", "targets"):
-                judged = [one for one in before if (one.name in TOP) is (role == "root")]
-                lines += [line for one in judged for line in _differences(one, after[one.name])]
+                lines += self._differences(role)
             if role != "root":
                 old = self.authority.targets if role == "targets" else self.current.get(role)
                 lines += _target_lines(old, data)
@@ -108,6 +106,15 @@ class Bundle:
                 found = statements_in(data, self.targets)
                 lines += [f"    {path}: {statement}" for path, statement in found.items()]
         return tuple(lines)
+
+    def _differences(self, judge: str) -> list[str]:
+        """Return how the roles change that root or targets speaks of, those that come or go too."""
+        before = {role.name: role for role in self.authority.roles()}
+        after = {role.name: role for role in self.after.roles()}
+        names = [name for name in before | after if (name in TOP) is (judge == "root")]
+        none = {name: RoleView(name, 0, ()) for name in names}
+        pairs = [((none | before)[name], (none | after)[name]) for name in names]
+        return [line for old, new in pairs for line in _differences(old, new)]
 
     def signed_by(self, signers: Sequence[Signer]) -> tuple[Self, tuple[tuple[str, str], ...]]:
         """Return the bundle with every signature that these signers owe, and (role, key) of each.

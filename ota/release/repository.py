@@ -139,9 +139,20 @@ class Repository:
             raise SigningError(f"no role {role!r}", hint=f"Known: {', '.join(TARGET_ROLES)}")
         return self._metadata(f"{version}.{role}.json")
 
-    def has_target(self, path: str, digest: str) -> bool:
-        """Whether the content of a target lies in the repository."""
-        return (self._directory / TARGETS_DIR / _hashed(path, digest)).is_file()
+    def targets(self, role: str) -> Mapping[str, bytes]:
+        """Return the contents of all targets that a role signs, by their path.
+
+        Raises:
+            SigningError: There is no such role, or a content that is signed is missing.
+        """
+        signed = signing.read_targets(self.current(role)).signed.targets
+        return {path: self._target(path, one.hashes["sha256"]) for path, one in signed.items()}
+
+    def _target(self, path: str, digest: str) -> bytes:
+        try:
+            return (self._directory / TARGETS_DIR / _hashed(path, digest)).read_bytes()
+        except OSError as error:
+            raise SigningError(f"target {path} cannot be read: {error.strerror}") from error
 
     def target(self, role: str, path: str) -> bytes:
         """Return the content of a role's target as it is published now; b"" if it has none.
@@ -214,25 +225,6 @@ class Repository:
             (*changes.targets, *(_some_path(role) for role in _touched(changes))),
             now,
         )
-
-    def renew_timestamp(
-        self, keys: RoleKeys, now: datetime, lifetimes: Lifetimes | None = None
-    ) -> None:
-        """Write a new timestamp for the snapshot that is published.
-
-        Raises:
-            RefusedError: A client would refuse it, because something else has expired.
-        """
-        good = lifetimes or Lifetimes()
-        with self._alone():
-            current = self.current("timestamp")
-            timestamp = signing.next_timestamp(
-                current,
-                signing.snapshot_version(current),
-                keys.signers,
-                expires=now + good.timestamp,
-            )
-            self._write({f"{METADATA}/timestamp.json": timestamp}, (), now)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -325,9 +317,11 @@ class _Overlay:
 
 def _touched(changes: Changes) -> Iterable[str]:
     """Return the delegated roles whose metadata a client must still accept afterwards."""
-    if "targets" in changes.roles:
-        return DELEGATED  # their keys may have changed
-    return [role for role in changes.roles if role in DELEGATED]
+    if "targets" not in changes.roles:
+        return [role for role in changes.roles if role in signing.PATHS]
+    delegations = signing.read_targets(changes.roles["targets"]).signed.delegations
+    named = delegations.roles or {} if delegations else {}
+    return [role for role in signing.PATHS if role in named]  # their keys may have changed
 
 
 def _some_path(role: str) -> str:
@@ -336,7 +330,7 @@ def _some_path(role: str) -> str:
 
 
 def _is_probe(path: str) -> bool:
-    return path in {_some_path(role) for role in DELEGATED}
+    return path in {_some_path(role) for role in signing.PATHS}
 
 
 def _hashed(path: str, digest: str) -> str:

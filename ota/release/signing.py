@@ -40,6 +40,7 @@ PATHS: Final[Mapping[str, str]] = {
     AUTO: "models/auto/*/*",
     APPROVED: "models/approved/*/*",
     ROLLOUT: "rollout/*",
+    SOFTWARE: "software/*",
 }
 """The targets that each delegated role may sign; a `*` matches no slash."""
 

@@ -25,6 +25,7 @@ from wildflower.ota.release.files import write_durably
 from wildflower.ota.release.keyring import import_token, make_key, open_key, read_entry
 from wildflower.ota.release.manifest import Release
 from wildflower.ota.release.signing import expiry
+from wildflower.ota.release.software_role import propose_role
 from wildflower.server.cli.remote import DIRECTORY_VARIABLE
 from wildflower.server.key_ceremony import Ceremony
 
@@ -199,7 +200,7 @@ def rotate(
         tuple(_key_id(authority, beginning) for beginning in remove or ()),
         threshold or None,
     )
-    return _made(ceremony.propose(change), out)
+    return made_bundle(ceremony.propose(change), out)
 
 
 @app.command(
@@ -220,7 +221,27 @@ def revoke(
     [role] = authority.holders(keyid)
     added = tuple(read_entry(path).public for path in add or ())
     change = Change(role, added, (keyid,), threshold or None)
-    return _made(ceremony.propose(change), out)
+    return made_bundle(ceremony.propose(change), out)
+
+
+@app.command(
+    "delegate-software",
+    epilog="Example: wildflower keys delegate-software --add software-1.pub.json --out c.json",
+)
+def delegate_software(
+    *,
+    add: Add = None,
+    threshold: Annotated[
+        int, typer.Option(min=0, help="Signatures that devices demand; 0 for one of each key.")
+    ] = 0,
+    out: Out,
+    directory: Server = Path("wildflower-server"),
+) -> BundleMade:
+    """Propose who signs software other than models; a repository begins without such a role."""
+    keys = [read_entry(path).public for path in add or ()]
+    ceremony = _ceremony(directory)
+    demanded = threshold or len(keys)
+    return made_bundle(propose_role(ceremony.authority(), keys, demanded, ceremony.now()), out)
 
 
 @app.command("publish", epilog="Example: wildflower keys publish change.json --dir server")
@@ -309,6 +330,16 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
         raise SigningError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def made_bundle(bundle: Bundle, out: Path) -> BundleMade:
+    """Write a bundle that waits for signatures, and say what it would change.
+
+    Raises:
+        SigningError: The file cannot be written.
+    """
+    write_bundle(out, bundle)
+    return BundleMade(str(out), list(bundle.says()), bundle_missing(bundle))
+
+
 def bundle_missing(bundle: Bundle) -> list[str]:
     """Return what is still to be signed, a line for each role and judge."""
     return [
@@ -363,8 +394,3 @@ def _lines(authority: Authority, places: list[Path]) -> list[RoleLine]:
         RoleLine(role.name, role.threshold, list(role.keys), [named.get(k, "") for k in role.keys])
         for role in authority.roles()
     ]
-
-
-def _made(bundle: Bundle, out: Path) -> BundleMade:
-    write_bundle(out, bundle)
-    return BundleMade(str(out), list(bundle.says()), bundle_missing(bundle))

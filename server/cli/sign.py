@@ -155,21 +155,29 @@ def sign_bundle(path: Path, keys: Path, secrets: Mapping[str, str]) -> BundleSig
         FormatError: It is no bundle.
         SigningError: No key here owes it one, or a key cannot be used.
     """
-    found = read_bundle(path)
+    signed, told = sign_with(read_bundle(path), keys, secrets)
+    write_bundle(path, signed)
+    return BundleSigned(str(path), list(signed.says()), told, bundle_missing(signed))
+
+
+def sign_with(bundle: Bundle, keys: Path, secrets: Mapping[str, str]) -> tuple[Bundle, list[str]]:
+    """Return a bundle with what a directory's keys owe it, and what each of them signed.
+
+    Raises:
+        SigningError: No key here owes it a signature, or a key cannot be used.
+    """
     trail = Trail(keys / TRAIL)
     signers = [
         AuditedSigner(signer, trail, _now)
-        for signer in find_signers(keys, found.wanted(), lambda name: secrets.get(name, ""))
+        for signer in find_signers(keys, bundle.wanted(), lambda name: secrets.get(name, ""))
     ]
     if not signers:
         raise SigningError(
             f"no key in {keys} owes this bundle a signature",
-            hint="; ".join(bundle_missing(found)) or "It has all it needs.",
+            hint="; ".join(bundle_missing(bundle)) or "It has all it needs.",
         )
-    signed, made = found.signed_by(signers)
-    write_bundle(path, signed)
-    told = [f"{role} by {key[:12]}" for role, key in made]
-    return BundleSigned(str(path), list(signed.says()), told, bundle_missing(signed))
+    signed, made = bundle.signed_by(signers)
+    return signed, [f"{role} by {key[:12]}" for role, key in made]
 
 
 def prepare_bundle(

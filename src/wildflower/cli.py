@@ -86,6 +86,9 @@ ENTRIES: Final[dict[str, Entry]] = {
     "gate": Entry("Show what an artifact's gates measured.", ("wildflower.server.cli.gate:app",)),
     "keys": Entry("Make, rotate and revoke signing keys.", ("wildflower.server.cli.keys:app",)),
     "sign": Entry("Sign a release with offline keys.", ("wildflower.server.cli.sign:app",)),
+    "software": Entry(
+        "Sign files other than models, and show them.", ("wildflower.server.cli.software:app",)
+    ),
     "rollout": Entry(
         "Bring a release to devices, in stages.", ("wildflower.server.cli.rollout:app",)
     ),

@@ -1,12 +1,13 @@
 """Software from the keys of its role to the handler on a device, over real TLS and TUF."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from securesystemslib.signer import Signer
 from tests.client_fakes import FakeServer, today
 from tests.device_fakes import bundle
 from tests.ota.test_software import LABELS
@@ -14,13 +15,15 @@ from tests.update_fakes import Kit, offer
 
 from wildflower.client.policy import Policy
 from wildflower.ota.device.machine import Phase
-from wildflower.ota.errors import RefusedError, SigningError
+from wildflower.ota.errors import RefusedError
 from wildflower.ota.release import signing
+from wildflower.ota.release.bundle import Bundle, propose
+from wildflower.ota.release.ceremony import Authority, Change
 from wildflower.ota.release.keys import SOFTWARE, RoleKeys, generate_key
 from wildflower.ota.release.manifest import FileEntry
 from wildflower.ota.release.repository import Changes
 from wildflower.ota.release.software import Software, software_path
-from wildflower.ota.release.software_role import add_software, delegate_software
+from wildflower.ota.release.software_role import propose_role, propose_software
 
 HANDLER = '#!/bin/sh\ntest "$1" != Install || cp "$2/files/labels.txt" "$WILDFLOWER_DIR/labels"\n'
 
@@ -35,16 +38,9 @@ def server(tmp_path: Path) -> Iterator[FakeServer]:
 def keys(tmp_path: Path, server: FakeServer) -> RoleKeys:
     """The keys of software, which the top-level targets speak of from now on."""
     two = tuple(generate_key(tmp_path / f"software-{number}.pem") for number in (1, 2))
-    found, releases = RoleKeys(two, 2), server.releases
-    targets = delegate_software(
-        releases.repository.current("targets"),
-        found,
-        releases.keys["targets"].signers,
-        expires=soon(),
-    )
-    first = signing.first_delegated(found, expires=soon())
-    changes = Changes({"targets": targets, SOFTWARE: first})
-    releases.repository.publish(changes, releases.keys, today())
+    found = RoleKeys(two, 2)
+    bundle = propose_role(authority(server), found.public_keys, 2, today())
+    put(server, bundle, [*server.releases.keys["targets"].signers, *two])
     return found
 
 
@@ -62,6 +58,18 @@ def soon() -> datetime:
     return today() + timedelta(days=1)
 
 
+def authority(server: FakeServer) -> Authority:
+    current = server.releases.repository.current
+    return Authority(current("root"), current("targets"))
+
+
+def put(server: FakeServer, bundle: Bundle, signers: Sequence[Signer]) -> None:
+    """Sign a bundle and publish it."""
+    signed, _ = bundle.signed_by(signers)
+    changes = Changes(signed.proposals, signed.targets)
+    server.releases.repository.publish(changes, server.releases.keys, today())
+
+
 def labels(order: int, text: bytes) -> Software:
     entry = FileEntry("payload", "labels.txt", hashlib.sha256(text).hexdigest(), len(text))
     return replace(LABELS, order=order, files=(entry,), agent_min="0.0.1")
@@ -70,12 +78,7 @@ def labels(order: int, text: bytes) -> Software:
 def publish(server: FakeServer, keys: RoleKeys, order: int, text: bytes) -> Software:
     one, releases = labels(order, text), server.releases
     current = releases.repository.current(SOFTWARE)
-    metadata = add_software(current, one, keys.signers, expires=soon())
-    releases.repository.publish(
-        Changes({SOFTWARE: metadata}, {software_path(one.name): one.to_bytes()}),
-        releases.keys,
-        today(),
-    )
+    put(server, propose_software(authority(server), current, one, today()), keys.signers)
     releases.blobs[one.files[0].digest] = text
     return one
 
@@ -145,25 +148,18 @@ def test_half_of_the_keys_are_not_enough(kit: Kit, server: FakeServer, keys: Rol
 
 
 def test_new_keys_take_the_place_of_the_old(
-    tmp_path: Path, server: FakeServer, keys: RoleKeys
+    tmp_path: Path, kit: Kit, server: FakeServer, keys: RoleKeys
 ) -> None:
-    releases = server.releases
+    publish(server, keys, 1, b"dark\nbright\n")
+    kit.look()
     fresh = RoleKeys((generate_key(tmp_path / "fresh.pem"),), 1)
-    targets = delegate_software(
-        releases.repository.current("targets"),
-        fresh,
-        releases.keys["targets"].signers,
-        expires=soon(),
-    )
-    delegations = signing.read_targets(targets).signed.delegations
-    assert delegations is not None
-    assert delegations.roles is not None
-    assert delegations.roles[SOFTWARE].keyids == [fresh.public_keys[0].keyid]
-    assert not {key.keyid for key in keys.public_keys} & set(delegations.keys)
-
-
-def test_only_the_top_level_targets_delegate(server: FakeServer, keys: RoleKeys) -> None:
-    with pytest.raises(SigningError, match="delegate nothing"):
-        delegate_software(
-            server.releases.repository.current("rollout"), keys, keys.signers, expires=soon()
-        )
+    old = tuple(key.keyid for key in keys.public_keys)
+    change = Change(SOFTWARE, fresh.public_keys, old, 1)
+    current = {SOFTWARE: server.releases.repository.current(SOFTWARE)}
+    bundle = propose(authority(server), current, change, today())
+    put(server, bundle, [*server.releases.keys["targets"].signers, *fresh.signers])
+    publish(server, fresh, 2, b"night\nday\n")
+    kit.look()
+    assert (kit.directory / "labels").read_bytes() == b"night\nday\n"
+    with pytest.raises(RefusedError, match="software"):
+        publish(server, keys, 3, b"dark\nbright\n")

@@ -1,6 +1,7 @@
 """The repository on disk: the order of writes, what is never half there, what is not published."""
 
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -76,8 +77,14 @@ def test_a_published_target_carries_its_digest_in_its_name(origin: Origin) -> No
     digest = release_of(b"model").digest
     written = on_disk(origin)
     assert written[f"targets/models/auto/{GROUP}/{digest}.1.json"] == changes.targets[PATH]
-    assert origin.repository.has_target(PATH, digest)
-    assert not origin.repository.has_target(PATH, "00" * 32)
+    assert origin.repository.targets(AUTO) == {PATH: changes.targets[PATH]}
+
+
+def test_a_target_that_is_signed_and_gone_is_named(origin: Origin) -> None:
+    origin.repository.publish(with_release(origin), origin.keys, NOON)
+    shutil.rmtree(origin.directory / "tuf/targets/models")
+    with pytest.raises(SigningError, match=f"target {PATH} cannot be read"):
+        origin.repository.targets(AUTO)
 
 
 def test_published_files_are_never_changed_but_for_the_timestamp(origin: Origin) -> None:
@@ -198,22 +205,6 @@ def test_several_documents_are_published_together(origin: Origin) -> None:
     assert set(signing.read_targets(origin.repository.current(ROLLOUT)).signed.targets) == set(
         targets
     )
-
-
-def test_a_new_timestamp_changes_nothing_else(origin: Origin) -> None:
-    before = on_disk(origin)
-    later = NOON + timedelta(hours=12)
-    origin.repository.renew_timestamp(origin.keys["timestamp"], later)
-    after = on_disk(origin)
-    assert {name for name in after if after[name] != before.get(name)} == {
-        "metadata/timestamp.json"
-    }
-    assert signing.expiry(origin.repository.current("timestamp")) == later + timedelta(days=1)
-
-
-def test_a_timestamp_cannot_hide_that_the_rest_has_expired(origin: Origin) -> None:
-    with pytest.raises(RefusedError, match=r"snapshot.*expired"):
-        origin.repository.renew_timestamp(origin.keys["timestamp"], NOON + timedelta(days=8))
 
 
 def test_publishing_nothing_renews_snapshot_and_timestamp(origin: Origin) -> None:
