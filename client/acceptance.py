@@ -55,15 +55,17 @@ class Acceptance:
     releases: Statements
     now: Callable[[], datetime]
 
-    def obstacle(self, release: str) -> str:
+    def obstacle(self, document: RolloutDocument) -> str:
         """Return why a release is known not to be accepted; "" if it may be."""
         known = rejection_of(self.journal)
-        if known is None or not known.stands(release, self.demands, self.now()):
+        if known is None or not known.stands(
+            document.rollout, document.release, self.demands, self.now()
+        ):
             return ""
         return known.reason
 
     def accepts(self, document: RolloutDocument, release: Release) -> bool:
-        """Whether a release comes from where the owner demands; if not that is reported, once.
+        """Whether a release was made as the owner demands; if not, each rollout is told once.
 
         Raises:
             RefusedError: The statement is of another release, or no source has what was signed.
@@ -76,24 +78,27 @@ class Acceptance:
         try:
             self.demands.check(statement)
         except ProvenanceError as error:
-            self._refuse(document, release.digest, error)
+            self._refuse(document, error)
             return False
         self.journal.set_fact(FACT, "")
         return True
 
-    def _refuse(self, document: RolloutDocument, release: str, error: ProvenanceError) -> None:
+    def _refuse(self, document: RolloutDocument, error: ProvenanceError) -> None:
         """Report it, then remember it: a power cut in between repeats a report that is known."""
         log.warning("refused: %s. %s", error, error.hint)
+        about = canonical.digest(f"{document.release} {error}".encode())[:32]
         self.journal.queue(
-            f"provenance/{document.rollout}/{canonical.digest(f'{release} {error}'.encode())}",
+            f"provenance/{document.rollout}/{about}",
             Outcome.REFUSED,
             rollout=document.rollout,
-            release=release,
+            release=document.release,
             running=running_artifact(self.slots),
             reason=f"{error}. {error.hint}",
             at=self.now(),
         )
-        rejection = Rejection(release, self.demands.digest, self.now(), str(error))
+        rejection = Rejection(
+            document.rollout, document.release, self.demands.digest, self.now(), str(error)
+        )
         self.journal.set_fact(FACT, rejection.to_text())
 
 

@@ -162,7 +162,9 @@ def check_acceptance(demands: Demands, rejection: Rejection | None, now: datetim
         rejection: The last release that was not accepted; None for none.
         now: The time.
     """
-    if rejection is not None and rejection.stands(rejection.release, demands, now):
+    if rejection is not None and rejection.stands(
+        rejection.rollout, rejection.release, demands, now
+    ):
         found = f"{rejection.release[:12]} is not installed: {rejection.reason}; what runs goes on"
         advice = (
             "policy.toml says so: `max_epsilon`, `min_clients`, `strategies`. The server was told; "

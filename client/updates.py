@@ -241,7 +241,7 @@ class Updates:
         return (
             decision.obstacle(document, standing, self.now())
             or self.lock.obstacle(document.release)
-            or self._acceptance.obstacle(document.release)
+            or self._acceptance.obstacle(document)
         )
 
     def standing(self) -> Standing:

@@ -23,6 +23,7 @@ from wildflower.ota.errors import FormatError, ProvenanceError
 if TYPE_CHECKING:  # it needs libraries for signatures, which a device without demands goes without
     from wildflower.ota.release.statement import Provenance
 
+KIND: Final = "wildflower.rejection"
 JOIN: Final = "+"
 AGAIN: Final = timedelta(days=1)
 """After it a release that was not accepted is looked at once more: its statement may be new."""
@@ -151,35 +152,47 @@ class Rejection:
     """What a device remembers of the last release that its owner's demands kept out.
 
     Attributes:
+        rollout: Id of the rollout that brought it.
         release: Digest of the manifest.
         demands: Digest of the demands it did not meet.
         at: When.
         reason: What was found and what was demanded.
     """
 
+    rollout: str
     release: str
     demands: str
     at: datetime
     reason: str
 
-    def stands(self, release: str, demands: Demands, now: datetime) -> bool:
-        """Whether it still answers for a release: for a day, and as long as the demands are those.
+    def stands(self, rollout: str, release: str, demands: Demands, now: datetime) -> bool:
+        """Whether it still answers for a release: for a day, in one rollout, with these demands.
 
         One of the future answers nothing: the clock was wrong then, or is now.
         """
-        same = (self.release, self.demands) == (release, demands.digest)
-        return same and self.at <= now < self.at + AGAIN
+        found = (self.rollout, self.release, self.demands)
+        return found == (rollout, release, demands.digest) and self.at <= now < self.at + AGAIN
 
     def to_text(self) -> str:
         """Return the form that a journal keeps."""
-        return " ".join((self.release, self.demands, canonical.to_time(self.at), self.reason))
+        document = {
+            "kind": KIND,
+            "format": 1,
+            "rollout": self.rollout,
+            "release": self.release,
+            "demands": self.demands,
+            "at": canonical.to_time(self.at),
+            "reason": self.reason,
+        }
+        return canonical.to_bytes(document).decode()
 
     @classmethod
     def from_text(cls, text: str) -> Self | None:
         """Return what `to_text` wrote; None for anything else, such as nothing or a flipped bit."""
-        parts = text.split(" ", 3)
         try:
-            release, demands, at, reason = parts
-            return cls(release, demands, canonical.from_time(at), reason)
-        except (ValueError, FormatError):
+            found = canonical.from_bytes(text.encode(), kind=KIND)
+            names = ("rollout", "release", "demands", "reason")
+            told = {name: str(found[name]) for name in names}
+            return cls(**told, at=canonical.from_time(found["at"]))
+        except (KeyError, UnicodeError, FormatError):
             return None

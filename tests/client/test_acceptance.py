@@ -117,6 +117,16 @@ def test_a_release_without_a_statement_is_refused_and_told_once(
     refused(kit, server, good, "found no statement")
 
 
+def test_another_rollout_of_it_is_told_again(kit: Kit, server: FakeServer, good: Bundle) -> None:
+    """A rollout counts its own reports: one that hears nothing of a device would wait for it."""
+    two = offer(server, 2, statement=stating(server, survivors=4))
+    refused(kit, server, good, "found 4, expected >= 5")
+    server.releases.roll_out(two, rollout="r3")
+    told = [(one.rollout, one.outcome) for one in kit.look()[-2:]]
+    assert told == [("r2", Outcome.REFUSED), ("r3", Outcome.REFUSED)]
+    assert [one.rollout for one in kit.look()[-2:]] == ["r2", "r3"]
+
+
 def test_the_doctor_says_what_is_refused_and_what_to_do(
     kit: Kit, server: FakeServer, good: Bundle
 ) -> None:

@@ -132,7 +132,7 @@ def test_what_is_demanded_of_releases_is_told_and_which_one_it_keeps_out() -> No
     told = "epsilon <= 3 for each device, >= 5 devices in the model, made by secagg+fedavg or he"
     assert doctor.check_acceptance(demands, None, NOON).found == told
     assert doctor.check_acceptance(Demands(), None, NOON).state is State.OK
-    rejection = Rejection("ab" * 32, demands.digest, NOON, "epsilon: found 9, expected <= 3")
+    rejection = Rejection("r1", "ab" * 32, demands.digest, NOON, "epsilon: found 9, expected <= 3")
     check = doctor.check_acceptance(demands, rejection, NOON + MINUTE)
     assert (check.state, "restart" in check.advice) == (State.WARN, True)
     assert check.found == (

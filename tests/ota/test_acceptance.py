@@ -1,5 +1,6 @@
 """What a device's owner accepts of where a release comes from: all demands, all answers."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.ota_fakes import NOON, release_of
 
+from wildflower.ota import canonical
 from wildflower.ota.device.acceptance import AGAIN, Demands, Rejection, shortcomings
 from wildflower.ota.errors import ProvenanceError, RefusedError
 from wildflower.ota.release.manifest import Lineage
@@ -181,31 +183,52 @@ def kinds(demands: Demands, statement: Provenance) -> list[str]:
 
 
 DEMANDS = Demands(max_epsilon=2.0, strategies=("secagg",))
-REJECTION = Rejection("ab" * 32, DEMANDS.digest, NOON, "epsilon: found 2.5, expected <= 2")
+REJECTION = Rejection("r1", "ab" * 32, DEMANDS.digest, NOON, "epsilon: found 2.5, expected <= 2")
 
 
 def test_a_rejection_comes_back_as_it_was() -> None:
     assert Rejection.from_text(REJECTION.to_text()) == REJECTION
 
 
-@pytest.mark.parametrize("text", ["", "a", "a b c d", REJECTION.to_text()[:140]])
+@pytest.mark.parametrize("text", ["", "a", "[]", "\ud800", REJECTION.to_text()[:140]])
 def test_what_is_no_rejection_rejects_nothing(text: str) -> None:
     assert Rejection.from_text(text) is None
 
 
+@pytest.mark.parametrize("key", ["rollout", "release", "demands", "reason", "at"])
+def test_a_rejection_that_lacks_something_rejects_nothing(key: str) -> None:
+    found = json.loads(REJECTION.to_text())
+    del found[key]
+    assert Rejection.from_text(canonical.to_bytes(found).decode()) is None
+
+
+@given(st.text(max_size=200))
+def test_no_text_makes_the_journals_reader_fail(text: str) -> None:
+    assert Rejection.from_text(text) is None
+
+
+@given(st.integers(0, 400), st.integers(1, 127))
+def test_a_flipped_bit_is_no_rejection_or_another_one(at: int, change: int) -> None:
+    data = bytearray(REJECTION.to_text().encode())
+    data[at % len(data)] ^= change
+    found = Rejection.from_text(data.decode(errors="replace"))
+    assert found is None or found != REJECTION
+
+
 @pytest.mark.parametrize(
-    ("release", "demands", "late", "stands"),
+    ("where", "demands", "late", "stands"),
     [
-        ("ab" * 32, DEMANDS, timedelta(), True),
-        ("ab" * 32, DEMANDS, AGAIN - timedelta(seconds=1), True),
-        ("ab" * 32, DEMANDS, AGAIN, False),
-        ("ab" * 32, DEMANDS, -timedelta(seconds=1), False),
-        ("cd" * 32, DEMANDS, timedelta(), False),
-        ("ab" * 32, replace(DEMANDS, max_epsilon=3.0), timedelta(), False),
-        ("ab" * 32, replace(DEMANDS, strategies=()), timedelta(), False),
+        (("r1", "ab" * 32), DEMANDS, timedelta(), True),
+        (("r1", "ab" * 32), DEMANDS, AGAIN - timedelta(seconds=1), True),
+        (("r1", "ab" * 32), DEMANDS, AGAIN, False),
+        (("r1", "ab" * 32), DEMANDS, -timedelta(seconds=1), False),
+        (("r1", "cd" * 32), DEMANDS, timedelta(), False),
+        (("r2", "ab" * 32), DEMANDS, timedelta(), False),
+        (("r1", "ab" * 32), replace(DEMANDS, max_epsilon=3.0), timedelta(), False),
+        (("r1", "ab" * 32), replace(DEMANDS, strategies=()), timedelta(), False),
     ],
 )
-def test_a_rejection_stands_for_a_day_and_for_the_same_demands(
-    release: str, demands: Demands, late: timedelta, *, stands: bool
+def test_a_rejection_stands_for_a_day_in_one_rollout_and_for_the_same_demands(
+    where: tuple[str, str], demands: Demands, late: timedelta, *, stands: bool
 ) -> None:
-    assert REJECTION.stands(release, demands, NOON + late) is stands
+    assert REJECTION.stands(*where, demands, NOON + late) is stands
