@@ -19,7 +19,7 @@ def rows() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def tests_in(path: Path) -> set[str]:
+def found_in(path: Path) -> set[str]:
     """Return the tests of a file, as pytest names them."""
     defined = ast.parse(path.read_text()).body
     names = [one.name for one in defined if isinstance(one, ast.FunctionDef)]
@@ -30,13 +30,13 @@ def test_every_attack_in_the_table_is_played_by_a_test_that_exists() -> None:
     named = [row[3].strip("`") for row in rows()]
     assert len(named) == len(set(named)) >= 30
     for name in named:
-        assert name in tests_in(ROOT / name.partition("::")[0]), name
+        assert name in found_in(ROOT / name.partition("::")[0]), name
 
 
 def test_every_attack_that_is_played_here_is_in_the_table() -> None:
     named = {row[3].strip("`") for row in rows()}
     for file in ("test_metadata.py", "test_keys.py", "test_bytes.py"):
-        assert tests_in(HERE / file) <= named
+        assert found_in(HERE / file) <= named
 
 
 def test_every_error_in_the_table_has_a_class() -> None:
