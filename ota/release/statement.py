@@ -36,6 +36,7 @@ STATEMENT: Final = "https://in-toto.io/Statement/v1"
 PREDICATE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "https://wildflower.readthedocs.io/build-types/federated-round/v1"
 BUILDER: Final = "https://wildflower.readthedocs.io/builders/release-signer"
+MAX_NAME: Final = 200  # characters of a training's id; ours have 16
 MAX_ENVELOPE: Final = 200_000  # bytes; a statement of three files has about 2000
 
 
@@ -119,9 +120,10 @@ class Provenance:
         return moved
 
     def __str__(self) -> str:
-        """Return it in a line, for people who decide."""
+        """Return it in a line, for people who decide: nothing in it can look like another line."""
         counts = f"{self.survivors} of {self.cohort} devices"
-        spent = ", ".join(f"{name} {value:g}" for name, value in sorted(self.privacy.items()))
+        known = [name for name in ("epsilon", "delta") if name in self.privacy]
+        spent = ", ".join(f"{name} {self.privacy[name]:g}" for name in known)
         method = str(self.method or "no method told")
         return (
             f"round {self.training}/{self.round_number}, {method}, {counts}, "
@@ -221,6 +223,8 @@ class Provenance:
             raise FormatError(
                 f"provenance: round {self.round_number}, {self.survivors} of {self.cohort}"
             )
+        if len(self.training) > MAX_NAME or not self.training.isprintable():
+            raise FormatError(f"provenance: {self.training[:80]!r} is no training's id")
         if min(self.privacy.values(), default=0.0) < 0:
             raise FormatError(f"provenance: found {dict(self.privacy)} of privacy, expected >= 0")
 

@@ -118,8 +118,9 @@ def test_every_claim_about_the_release_is_checked(what: str, changes: dict[str, 
 
 
 def test_it_is_told_in_a_line() -> None:
-    told = "round t1/3, no method told, 7 of 8 devices, delta 1e-05, epsilon 2.5"
+    told = "round t1/3, no method told, 7 of 8 devices, epsilon 2.5, delta 1e-05"
     assert str(MADE) == told
+    assert str(replace(MADE, privacy={"\n": 1.0})).endswith("no privacy told")
     silent = replace(MADE, privacy={}, method=Method("fedavg", "he"))
     assert str(silent) == "round t1/3, he+fedavg, 7 of 8 devices, no privacy told"
 
@@ -149,6 +150,9 @@ def test_an_envelope_is_cosigned_and_can_be_read_without_keys() -> None:
     "changes",
     [
         {"privacy": {"epsilon": -1.0}},
+        {"training": "t1\n  + models/approved/x"},
+        {"training": "\x1b[2K"},
+        {"training": "t" * 201},
         {"survivors": 0},
         {"survivors": 9},
         {"round_number": 0},

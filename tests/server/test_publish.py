@@ -19,7 +19,8 @@ from tests.ota_fakes import (
 )
 from tests.signer_fakes import case, server_directory, signer_process, today
 
-from wildflower.ota.errors import RefusedError, SigningError
+from wildflower.ota.device.acceptance import Demands
+from wildflower.ota.errors import ProvenanceError, RefusedError, SigningError
 from wildflower.ota.release import files, signing
 from wildflower.ota.release.fetch import ReleaseClient
 from wildflower.ota.release.keys import APPROVED, AUTO, ROLLOUT
@@ -118,6 +119,18 @@ def test_where_a_release_came_from_lies_beside_it_for_anybody_to_open(
     found = open_statement(envelope, origin.keys[AUTO].public_keys)
     found.check(Release.from_bytes(manifest))
     assert found.training == "t1"
+
+
+def test_what_the_signer_stated_is_what_an_owners_demands_are_held_against(
+    signing_desk: Desk, tmp_path: Path
+) -> None:
+    path = signing_desk.release()
+    with signing_desk.device(tmp_path / "cache") as client:
+        found = client.statement(path, client.release(path))
+    Demands(min_clients=7, strategies=("secagg+fedavg",)).check(found)
+    for demands in (Demands(min_clients=8), Demands(strategies=("he",)), Demands(max_epsilon=9.0)):
+        with pytest.raises(ProvenanceError):
+            demands.check(found)
 
 
 class OnDisk:
