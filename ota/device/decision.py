@@ -23,6 +23,7 @@ from wildflower.ota.device.machine import (
     State,
     Withdrawn,
 )
+from wildflower.ota.device.opsets import highest_opset
 from wildflower.ota.device.profile import SelfReport
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.release.manifest import FILE_ROLES, PLAIN_NAME, Release, Requirement
@@ -103,8 +104,8 @@ def shortcomings(
 ) -> tuple[Shortcoming, ...]:
     """Compare what a release requires with what a device is; nothing is fetched for it.
 
-    The operator set is not compared: a runtime's version range already implies it. Memory is the
-    device's total; what the model really takes is measured in its trial.
+    Memory is the device's total; what the model really takes is measured in its trial. So is the
+    operator set where the device's runtime is one that nobody has measured (`ota.device.opsets`).
 
     Args:
         requires: The demands, from the signed manifest.
@@ -121,6 +122,7 @@ def shortcomings(
         < version_key(requires.runtime_below)
     )
     span = f">= {requires.runtime_min}, < {requires.runtime_below}"
+    opset = highest_opset(requires.runtime, version_key(runtime)) if has_runtime else None
     has_agent = version_key(report.agent) >= version_key(requires.agent_min)
     checks = (
         (
@@ -130,6 +132,12 @@ def shortcomings(
             requires.device_class,
         ),
         (has_runtime, requires.runtime, runtime, span),
+        (
+            opset is None or opset >= requires.opset,
+            f"operator set of {requires.runtime} {runtime}",
+            f"at most {opset}",
+            str(requires.opset),
+        ),
         (has_agent, "agent", report.agent, f">= {requires.agent_min}"),
         (
             report.ram_bytes >= requires.ram_bytes,

@@ -52,6 +52,11 @@ LACKS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"runtimes": {"onnxruntime": "2.0"}},
         "onnxruntime: found 2.0, expected >= 1.20, < 2",
     ),
+    "operator set": (
+        {"opset": 23},
+        {},
+        "operator set of onnxruntime 1.22.1: found at most 22, expected 23",
+    ),
     "agent": ({"agent_min": "0.2"}, {}, "agent: found 0.1.0, expected >= 0.2"),
     "memory": (
         {"ram_bytes": 2001},
@@ -84,8 +89,20 @@ def test_everything_that_is_missing_is_told_at_once() -> None:
 
 
 def test_a_device_that_has_just_enough_qualifies() -> None:
-    exact = requiring(ram_bytes=2000, disk_bytes=2000, runtime_min="1.22.1", agent_min="0.1.0")
+    exact = requiring(
+        ram_bytes=2000, disk_bytes=2000, runtime_min="1.22.1", agent_min="0.1.0", opset=22
+    )
     assert decision.qualify(manifest(2, requires=exact), HERE, self_report()) is None
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version"), [("onnxruntime", "1.99.0"), ("ai-edge-litert", "1.25")]
+)
+def test_the_operator_set_of_a_runtime_that_nobody_measured_is_left_to_the_trial(
+    runtime: str, version: str
+) -> None:
+    news = manifest(2, requires=requiring(runtime=runtime, opset=99))
+    assert decision.qualify(news, HERE, self_report(runtimes={runtime: version})) is None
 
 
 def test_a_downgrade_is_refused() -> None:
