@@ -33,7 +33,13 @@ from wildflower.ota.build.measure import cpu_flags, measure
 from wildflower.ota.build.recipes import ASSESS, EXPORT, Recipe, recipe_for
 from wildflower.ota.build.run import Inputs, Run
 from wildflower.ota.build.store import BuildStore, Outputs
-from wildflower.ota.build.successor import SUCCEED, Judge, successor
+from wildflower.ota.build.successor import (
+    SUCCEED,
+    SUCCEED_FP32,
+    Judge,
+    coded_successor,
+    successor,
+)
 from wildflower.ota.device.profile import CLASSES, SelfReport
 from wildflower.ota.device.runtime import OrtRuntime
 from wildflower.ota.errors import FormatError
@@ -168,8 +174,8 @@ class Builder:
         Args:
             model: The global model's safetensors file.
             device_classes: Names of the classes.
-            previous: By class, the artifact released last; an int8 one is followed where that
-                costs no answer and the gates let it pass.
+            previous: By class, the artifact released last; it is followed where that costs no
+                more than `ota.build.successor` says and the gates let it pass.
 
         Raises:
             BuildError: A class without a recipe, an operator without a counterpart, a model that
@@ -212,11 +218,11 @@ class Builder:
         for stage in recipe.stages:
             own = self._apply(stage, own, run)
         judged = partial(self._judged, device_class, recipe, source, run=run)
-        if recipe.precision is Precision.INT8:
-            following = judged(self._successor(recipe, own, source, previous, run))
-            if following.report.passed:
-                return following
-        return judged(own)
+        made, precision = self._successor(recipe, own, source, previous, run)
+        following = judged(made, precision=precision)
+        if following.report.passed or made == own:
+            return following
+        return judged(own, precision=recipe.precision)
 
     def _successor(
         self,
@@ -225,22 +231,29 @@ class Builder:
         source: "_Source",
         previous: bytes | None,
         run: Run,
-    ) -> bytes:
+    ) -> tuple[bytes, Precision]:
+        """Return the artifact that is made for its delta, and what its weights are."""
         half = self._proxy.half
         judge = Judge(self._calibration, self._proxy.targets[:half], source.answers[:half])
-        reduce_range = bool(recipe.stages[0].parameters["reduce_range"])
-        return run.stage(
-            SUCCEED,
-            {
-                "own": own,
-                "model": source.onnx,
-                "previous": previous or b"",
-                "inputs": judge.inputs,
-                "targets": judge.targets,
-                "answers": judge.answers,
-            },
-            lambda: successor(own, source.onnx, previous, judge, reduce_range=reduce_range),
-        )
+        inputs: Inputs = {
+            "own": own,
+            "model": source.onnx,
+            "previous": previous or b"",
+            "inputs": judge.inputs,
+            "targets": judge.targets,
+            "answers": judge.answers,
+        }
+        if recipe.precision is Precision.INT8:
+            reduce_range = bool(recipe.stages[0].parameters["reduce_range"])
+            make = partial(successor, own, source.onnx, previous, judge, reduce_range=reduce_range)
+            return run.stage(SUCCEED, inputs, make), Precision.INT8
+
+        def coded() -> Outputs:
+            model, precision = coded_successor(own, previous, judge)
+            return {"model": model, "precision": precision.encode()}
+
+        made = run.outputs(SUCCEED_FP32, inputs, coded)
+        return made["model"], Precision(made["precision"].decode())
 
     def _judged(
         self,
@@ -249,6 +262,7 @@ class Builder:
         source: "_Source",
         data: bytes,
         *,
+        precision: Precision,
         run: Run,
     ) -> BuiltArtifact:
         assessed = self._assess(data, source.onnx, source.answers, run)
@@ -259,7 +273,7 @@ class Builder:
             model=canonical.digest(source.model),
             device_class=device_class,
             recipe=recipe.name,
-            results=judge(found, self._budgets, recipe.precision, is_target_cpu=is_target_cpu),
+            results=judge(found, self._budgets, precision, is_target_cpu=is_target_cpu),
             toolchain=self._versions,
         )
         files = (data, assessed["golden"], assessed["baseline"])

@@ -2,25 +2,27 @@
 
 | way | the file | how it travels |
 |---|---|---|
-| FOLLOWED | made for the delta from the last release, `ota.build.followed` | that delta |
+| FOLLOWED | made of the last release by `ota.build.followed` or `ota.delta.fp32` | that delta |
 | NAIVE | the model's own build | the delta that comes of it |
-| WHOLE | the model's own build, made ready to be followed where it is int8 | as it is |
+| WHOLE | the model's own build, made ready to be followed | as it is |
 
 A followed release must pass the same judge as the naive one and lose to it nowhere by more than
-`Tolerance` says; the largest hold that does is taken. Of the deltas the shorter wins, and one that
-is more than `plan.MAX_SHARE` of the whole file is none.
+`Tolerance` says; the first that does is taken, of those with the largest hold (int8) or step (fp32)
+first. Of the deltas the shorter wins, and one that is more than `plan.MAX_SHARE` of the whole file
+is none.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum, unique
 
 from wildflower.ota.build.followed import first, follow
 from wildflower.ota.delta.encode import diff
+from wildflower.ota.delta.fp32 import SHARES, coded_release, ready
 from wildflower.ota.delta.plan import is_worthwhile
-from wildflower.ota.delta.quantiser import HOLDS, Rules, largest_hold
+from wildflower.ota.delta.quantiser import HOLDS, Rules
 from wildflower.ota.delta.tensors import regions_of
-from wildflower.ota.errors import QuantiseError
+from wildflower.ota.errors import DeltaError, QuantiseError
 
 
 @unique
@@ -72,13 +74,14 @@ class Choice:
         way: What it is.
         model: The file.
         delta: From the last release; b"" for a release that travels whole.
-        hold: Of a followed release; None otherwise.
+        knob: Of a followed release, its hold (int8) or the share of its steps (fp32); None
+            otherwise.
     """
 
     way: Way
     model: bytes = field(repr=False)
     delta: bytes = field(repr=False, default=b"")
-    hold: float | None = None
+    knob: float | None = None
 
 
 def choose_int8(
@@ -106,35 +109,75 @@ def choose_int8(
     whole = Choice(Way.WHOLE, first(naive, master, limit=limit))
     if previous is None:
         return whole
-    ways = [_by_delta(Way.NAIVE, previous, naive)]
-    followed = _followed(previous, naive, master, limit, judge, tolerance or Tolerance())
-    ways += [followed] if followed is not None else []
-    shortest = min(ways, key=lambda way: len(way.delta))
-    return shortest if is_worthwhile(len(shortest.delta), len(shortest.model)) else whole
-
-
-def _followed(
-    previous: bytes,
-    naive: bytes,
-    master: bytes,
-    limit: int,
-    judge: Callable[[bytes], Quality],
-    tolerance: Tolerance,
-) -> Choice | None:
-    """Return the release with the largest hold that may go out; None if none may."""
-    standard = judge(naive)
 
     def build(hold: float) -> bytes:
         return follow(previous, naive, master, rules=Rules(hold), limit=limit)
 
+    passes = _gate(judge, naive, tolerance or Tolerance())
+    return _shortest(previous, naive, whole, _followed(build, HOLDS, passes))
+
+
+def choose_fp32(
+    previous: bytes | None,
+    own: bytes,
+    *,
+    judge: Callable[[bytes], Quality],
+    tolerance: Tolerance | None = None,
+) -> Choice:
+    """Return what to release of an fp32 model.
+
+    Args:
+        previous: The last release of this target group; None if there is none.
+        own: The model's own build, ONNX or ORT.
+        judge: Measures a build.
+        tolerance: By how much a followed release may be worse than the model's own build.
+    """
+    there = regions_of(own)
+    whole = Choice(Way.WHOLE, ready(own, there))
+    if previous is None:
+        return whole
+    known = regions_of(previous)
+
+    def build(share: float) -> bytes:
+        return coded_release(previous, own, known, there, share=share)
+
+    passes = _gate(judge, own, tolerance or Tolerance())
+    # Between two files that are ready, even a naive delta knows steps where it finds some.
+    return _shortest(previous, whole.model, whole, _followed(build, SHARES, passes))
+
+
+def _gate(
+    judge: Callable[[bytes], Quality], own: bytes, tolerance: Tolerance
+) -> Callable[[bytes], bool]:
+    """Return what says whether a followed build may go out in place of the model's own."""
+    standard = judge(own)
+    return lambda model: tolerance.allows(judge(model), standard)
+
+
+def _followed(
+    build: Callable[[float], bytes], knobs: Sequence[float], passes: Callable[[bytes], bool]
+) -> tuple[bytes, float] | None:
+    """Return the first build that may go out, and its knob; None if none may."""
     try:
-        hold = largest_hold(lambda one: tolerance.allows(judge(build(one)), standard), HOLDS)
-    except QuantiseError:
-        return None  # another architecture than the last release's: there is nothing to follow
-    if hold is None:
-        return None
-    found = _by_delta(Way.FOLLOWED, previous, build(hold))
-    return Choice(found.way, found.model, found.delta, hold)
+        for knob in knobs:
+            model = build(knob)
+            if passes(model):
+                return model, knob
+    except (QuantiseError, DeltaError):
+        pass  # another architecture than the last release's: there is nothing to follow
+    return None
+
+
+def _shortest(
+    previous: bytes, naive: bytes, whole: Choice, followed: tuple[bytes, float] | None
+) -> Choice:
+    """Return the way whose delta is the shortest, or the whole file."""
+    ways = [_by_delta(Way.NAIVE, previous, naive)]
+    if followed is not None:
+        model, knob = followed
+        ways.append(replace(_by_delta(Way.FOLLOWED, previous, model), knob=knob))
+    shortest = min(ways, key=lambda way: len(way.delta))
+    return shortest if is_worthwhile(len(shortest.delta), len(shortest.model)) else whole
 
 
 def _by_delta(way: Way, previous: bytes, model: bytes) -> Choice:

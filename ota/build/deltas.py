@@ -22,7 +22,7 @@ from wildflower.ota.errors import DeltaError
 
 log = logging.getLogger(__name__)
 
-DELTA: Final = Stage("delta", 1, {})
+DELTA: Final = Stage("delta", 2, {})
 TOOLS: Final = ("bsdiff4", "numpy")
 
 

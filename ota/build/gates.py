@@ -33,6 +33,8 @@ class Precision(StrEnum):
     """What the weights of an artifact are."""
 
     FP32 = "fp32"
+    CODED = "fp32-coded"
+    """fp32, made of the last release and whole steps (`ota.delta.fp32`)."""
     INT8 = "int8"
 
 
@@ -69,6 +71,8 @@ class Budgets:
     Attributes:
         max_error: fp32: largest difference to PyTorch's outputs, relative to the largest of them
             where that exceeds 1.
+        min_agreement_coded: fp32, coded: share of rows whose most likely class is PyTorch's, in
+            [0, 1]; a single row is always allowed, because two classes may be as likely.
         min_agreement: int8: share of rows whose most likely class is PyTorch's, in [0, 1].
         max_size_int8: Size over that of the fp32 ONNX file; nets below 100,000 parameters reach
             0.29 to 0.42, larger ones 0.26.
@@ -81,6 +85,7 @@ class Budgets:
     """
 
     max_error: float = 1e-4
+    min_agreement_coded: float = 0.997
     min_agreement: float = 0.98
     max_size_int8: float = 0.45
     max_size_fp32: float = 1.5
@@ -188,6 +193,9 @@ def judge(
         case Precision.FP32:
             value, bound, demand = found.error, Bound.AT_MOST, budgets.max_error
             size = budgets.max_size_fp32
+        case Precision.CODED:
+            demand = min(budgets.min_agreement_coded, 1 - 1 / found.rows)
+            value, bound, size = found.agreement, Bound.AT_LEAST, budgets.max_size_fp32
         case Precision.INT8:
             value, bound, demand = found.agreement, Bound.AT_LEAST, budgets.min_agreement
             size = budgets.max_size_int8

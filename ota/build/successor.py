@@ -1,4 +1,4 @@
-"""An int8 artifact made for its delta: from the last release, or to the next one from the first.
+"""An artifact made for its delta: from the last release, or to the next one from the first.
 
 Where it is not as good as the model's own build, that one is released. The judge's rows are those
 that calibrate: the rows of the gates have no part in what is built. Nor do the gates need to trust
@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from wildflower.ota.build.choice import Quality, Tolerance, Way, choose_int8
+from wildflower.ota.build.choice import Choice, Quality, Tolerance, Way, choose_fp32, choose_int8
+from wildflower.ota.build.gates import Precision
 from wildflower.ota.build.line import Stage
 from wildflower.ota.build.quantise import prepared
 from wildflower.ota.device.runtime import OrtRuntime
@@ -25,10 +26,13 @@ Array = npt.NDArray[np.float32]
 
 STRICT: Final = Tolerance(loss=0.01, agreement=0.0)
 """A shorter way is worth no answer: none more may differ from the fp32 model's."""
+NEAR: Final = Tolerance(loss=0.01, agreement=0.003)
+"""Of fp32: its own build differs nowhere, and a close call in 300 may tip until the next round."""
 CERTAIN: Final = 1e-3
 """Loss of a row below which answers are equally good: nothing is gained by more certainty."""
 LIMITS: Final = {False: 127, True: 64}  # largest integer of a weight, by whether 7 bits hold it
-SUCCEED: Final = Stage("succeed", 1, {"loss": STRICT.loss, "agreement": STRICT.agreement})
+SUCCEED: Final = Stage("succeed", 2, {"loss": STRICT.loss, "agreement": STRICT.agreement})
+SUCCEED_FP32: Final = Stage("succeed-fp32", 1, {"loss": NEAR.loss, "agreement": NEAR.agreement})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +91,33 @@ def successor(
     except (QuantiseError, DeltaError, DecodeError) as error:
         log.info("nothing to follow: %s", error)
         return naive
-    log.info(
-        "release chosen",
-        extra={"way": chosen.way, "hold": chosen.hold, "delta": len(chosen.delta)},
-    )
+    _tell(chosen)
     if chosen.way is Way.WHOLE and not STRICT.allows(judge(chosen.model), judge(naive)):
         return naive
     return chosen.model
+
+
+def coded_successor(
+    own: bytes, previous: bytes | None, judge: Callable[[bytes], Quality]
+) -> tuple[bytes, Precision]:
+    """Return the fp32 artifact, whole or of the last one and coded steps, and what that makes it.
+
+    Args:
+        own: The model's own fp32 build.
+        previous: The last artifact of the target group, of whatever recipe; None if there is none.
+        judge: Measures a build.
+    """
+    try:
+        chosen = choose_fp32(previous, own, judge=judge, tolerance=NEAR)
+    except DeltaError as error:
+        log.info("nothing to follow: %s", error)
+        return own, Precision.FP32
+    _tell(chosen)
+    return chosen.model, Precision.CODED if chosen.way is Way.FOLLOWED else Precision.FP32
+
+
+def _tell(chosen: Choice) -> None:
+    log.info(
+        "release chosen",
+        extra={"way": chosen.way, "knob": chosen.knob, "delta": len(chosen.delta)},
+    )

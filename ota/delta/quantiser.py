@@ -11,12 +11,11 @@ Three rules, each bounded by the fp32 master and not by the release before, so n
 * Biases, of 32 bits, move on a grid of up to 16 and are held likewise: as exact as the sum of
   products that they are added to, whose error grows with the root of their number.
 
-`hold` trades bytes for quality; `largest_hold` finds the largest that the gates let pass.
+`hold` trades bytes for quality; a release line takes the largest that its gates let pass.
 
 Arrays only: `ota.build.followed` applies this to ONNX files.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,7 +30,7 @@ MANTISSA: Final = 8  # bits of a new scale: 0.2 per cent, and two of its four by
 GROWTH: Final = (0.25, 4.0)  # of a channel in one release; beyond it the ratio is an accident
 MAX_GRID: Final = 16  # of biases, which have 2**31 values for what 2**15 or so hold well
 HOLDS: Final = (0.25, 0.1, 0.05, 0.02, 0.0)
-"""What `largest_hold` tries."""
+"""What a release line tries, the shortest delta first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +139,6 @@ def held_bias(
     is_near = np.abs(exact - released) <= rules.slack * grid
     found = np.where(is_near, released, np.rint(exact / grid) * grid)
     return found.clip(-(2**31), 2**31 - 1).astype(released.dtype)
-
-
-def largest_hold(passes: Callable[[float], bool], holds: Sequence[float] = HOLDS) -> float | None:
-    """Return the first of `holds` that passes the gates; None if none does.
-
-    Args:
-        passes: Builds with a hold and judges it against the naive build.
-        holds: Candidates, the largest first.
-    """
-    return next((hold for hold in holds if passes(hold)), None)
 
 
 def _spread(scales: Scales, dimensions: int, axis: int | None) -> Scales:

@@ -56,7 +56,8 @@ def report(
 
 @pytest.mark.parametrize("precision", Precision)
 def test_a_good_artifact_passes(precision: Precision) -> None:
-    good = report(replace(GOOD, size=240_000) if precision is Precision.FP32 else GOOD, precision)
+    is_int8 = precision is Precision.INT8
+    good = report(GOOD if is_int8 else replace(GOOD, size=240_000), precision)
     assert (good.passed, good.failures) == (True, ())
 
 
@@ -66,6 +67,8 @@ MUST_FAIL = {
     "accuracy down by 6.4 points": (Precision.INT8, {"correct": 228}, "accuracy"),
     "accuracy down by more than a point": (Precision.INT8, {"correct": 241}, "accuracy"),
     "bfloat16 where fp32 was asked for": (Precision.FP32, {"error": 0.05}, "parity"),
+    "coded steps that tip two answers": (Precision.CODED, {"agreement": 0.992}, "parity"),
+    "coded steps that double the file": (Precision.CODED, {"size": 456_000}, "size"),
     "a format that doubles the file": (Precision.FP32, {"size": 456_000}, "size"),
     "a model that takes a minute": (Precision.FP32, {"latency_ms": 60_000.0}, "latency"),
 }

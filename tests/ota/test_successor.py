@@ -1,4 +1,4 @@
-"""int8 artifacts that follow the last release: shorter to fetch, and no worse."""
+"""Artifacts that follow the last release: shorter to fetch, and no worse."""
 
 from pathlib import Path
 
@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 from tests.ota_build_task import examples, model_bytes, task, trained
 
-from wildflower.ota.build import export, quantise
+from wildflower.ota.build import convert, export, quantise
 from wildflower.ota.build.builder import Builder, BuiltArtifact, Proxy
 from wildflower.ota.build.choice import Quality
 from wildflower.ota.build.export import load_parameters
 from wildflower.ota.build.followed import first
+from wildflower.ota.build.gates import Bound, Precision
 from wildflower.ota.build.quantise import prepared
 from wildflower.ota.build.store import BuildStore
-from wildflower.ota.build.successor import CERTAIN, STRICT, Judge, successor
+from wildflower.ota.build.successor import CERTAIN, STRICT, Judge, coded_successor, successor
 from wildflower.ota.delta.encode import diff
+from wildflower.ota.delta.fp32 import steps_between
 from wildflower.ota.delta.tensors import regions_of
 from wildflower.ota.device.runtime import OrtRuntime
+from wildflower.ota.errors import DeltaError
 
 DATA = examples()
 PROXY = Proxy(DATA.inputs, DATA.targets)
@@ -70,9 +73,54 @@ def test_it_agrees_with_the_fp32_model_as_often_as_its_own_build(store: BuildSto
     assert STRICT.allows(judge(following), judge(own))
 
 
-def test_what_is_not_int8_follows_nothing(store: BuildStore) -> None:
-    before, own = (build(store, one, GENERIC, None).model for one in (FIRST, SECOND))
-    assert build(store, SECOND, GENERIC, before).model == own
+def test_a_later_fp32_artifact_is_the_one_before_and_coded_steps(store: BuildStore) -> None:
+    before = build(store, FIRST, GENERIC, None).model
+    following = build(store, SECOND, GENERIC, before)
+    assert following.report.passed
+    parity = next(one for one in following.report.results if one.gate == "parity")
+    assert (parity.bound, parity.budget) == (Bound.AT_LEAST, 0.996)  # of agreement, on 250 rows
+    own = build(store, SECOND, GENERIC, None)
+    assert delta(before, following.model) < 0.3 * delta(before, own.model)
+    assert build(store, SECOND, GENERIC, before).is_cached
+
+
+def test_rounding_of_one_fp32_release_is_made_good_by_the_next(store: BuildStore) -> None:
+    last = build(store, FIRST, GENERIC, None).model
+    for epochs in (7, 8, 9):
+        model = model_bytes(trained(epochs))
+        own = convert.to_ort(onnx_of(model))
+        before, last = last, build(store, model, GENERIC, last).model
+        steps = steps_between(before, last, regions_of(before), regions_of(last))
+        assert len(steps) >= 4
+        for one in regions_of(last):
+            if one.name in steps:
+                released, master = (
+                    np.frombuffer(data, "<f4", one.length // 4, one.offset) for data in (last, own)
+                )
+                assert np.abs(released - master).max() <= 0.51 * steps[one.name]
+
+
+def test_fp32_steps_that_the_gates_refuse_give_way_to_the_own_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untrained = convert.to_ort(onnx_of(model_bytes(trained(0))))
+    monkeypatch.setattr(
+        "wildflower.ota.build.builder.coded_successor", lambda *_: (untrained, Precision.CODED)
+    )
+    found = build(BuildStore(tmp_path), SECOND, GENERIC, untrained)
+    assert (found.model, found.report.passed) == (convert.to_ort(onnx_of(SECOND)), True)
+
+
+def test_where_no_delta_can_be_made_the_own_fp32_build_goes_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise DeltaError("the delta does not give the new file")
+
+    monkeypatch.setattr("wildflower.ota.build.choice.diff", broken)
+    before, own = (convert.to_ort(onnx_of(one)) for one in (FIRST, SECOND))
+    found = coded_successor(own, before, lambda _: Quality(1.0, 1.0))
+    assert found == (own, Precision.FP32)
 
 
 def test_an_artifact_of_another_recipe_is_not_followed(store: BuildStore) -> None:

@@ -96,9 +96,9 @@ def test_deltas_from_the_last_three_releases_are_whole_steps_too() -> None:
 
 
 def test_sums_are_exact_only_from_a_release_made_ready() -> None:
-    own = np.float32([1e-5, 1.1e-5, 1.2e-5, 1.0, 1.1, 1.2]) / 3
+    own = np.array([1e-5, 1.1e-5, 1.2e-5, 1.0, 1.1, 1.2], np.float32) / 3
     there = [Region("w", 0, own.nbytes, Kind.FLOAT32)]
-    step, back = np.float32(2.0**-10), np.float32([-1, -1, -1, 1, 1, 1])
+    step, back = np.float32(2.0**-10), np.array([-1, -1, -1, 1, 1, 1], np.float32)
     for first in (own, np.frombuffer(fp32.ready(own.tobytes(), there), np.float32)):
         third = ((first + step) + back * step).tobytes()
         is_ready = first is not own
@@ -127,7 +127,7 @@ def test_a_tensor_without_a_grid_stays_as_it_is(odd: np.ndarray) -> None:
 
 
 def test_a_tensor_too_small_to_name_stays_as_it_is() -> None:
-    data = np.float32([1 / 3]).tobytes()
+    data = np.array([1 / 3], np.float32).tobytes()
     assert fp32.ready(data, [Region("w", 0, 4, Kind.FLOAT32)]) == data
 
 

@@ -9,7 +9,6 @@ from wildflower.ota.delta.quantiser import (
     followed,
     held,
     held_bias,
-    largest_hold,
     rounded,
 )
 
@@ -119,11 +118,6 @@ def test_a_bias_moves_on_its_grid_once_it_is_off_by_one(products: int, expected:
     )
     assert found.tolist() == expected
     assert found.dtype == np.int32
-
-
-def test_the_largest_hold_that_passes_is_taken() -> None:
-    assert largest_hold(lambda hold: hold <= 0.1) == 0.1
-    assert largest_hold(lambda _: False) is None
 
 
 def test_a_first_release_keeps_no_scale_and_no_integer() -> None:
