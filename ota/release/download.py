@@ -232,6 +232,8 @@ class Download:
         try:
             with self.patience.get(self.client, url, headers) as response:
                 self._take(response, have)
+        except httpx.InvalidURL as error:  # a setting's fault: no other try does better
+            raise FetchError(f"{url}: {error}") from error
         except httpx.HTTPError as error:
             raise _CutError(f"{type(error).__name__}: {error}") from error
         except OSError as error:

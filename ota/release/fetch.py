@@ -73,7 +73,7 @@ class HttpSource:
                     if self._clock() - began > LONGEST_S:
                         raise SlowError(f"{url}: not there after {LONGEST_S:g} s")
                     yield chunk
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise FetchError(f"{url}: {type(error).__name__}: {error}") from error
 
 

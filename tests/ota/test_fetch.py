@@ -290,6 +290,22 @@ def test_a_source_that_does_not_exist_is_named(bench: Bench) -> None:
         bench.client(gone).fetch(ENTRY, bench.destination)
 
 
+@pytest.mark.parametrize("url", ["http://[::1", "http://host\x07"])
+def test_an_address_that_is_none_is_named_and_the_next_source_is_asked(
+    bench: Bench, url: str
+) -> None:
+    wrong, right = bench.serve(), bench.serve()
+    wrong.url = url
+    with pytest.raises(FetchError, match=r"Invalid (port|non-printable)"):
+        bench.client(wrong).refresh()
+    with pytest.raises(FetchError, match=r"Invalid (port|non-printable)"):
+        bench.client(wrong).fetch(ENTRY, bench.destination)
+    assert bench.waits == []  # no other try would do better
+    bench.client(wrong, right).refresh()
+    bench.client(wrong, right).fetch(ENTRY, bench.destination)
+    assert bench.destination.read_bytes() == MODEL
+
+
 def test_a_stopped_download_keeps_its_part(bench: Bench) -> None:
     seen: list[int] = []
     client = bench.client(bench.serve())
