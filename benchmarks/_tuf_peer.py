@@ -184,7 +184,7 @@ def weathers(*, quick: bool) -> dict[str, dict[str, Fate]]:
     names = RATIOS.values() if quick else WEATHER
     with tempfile.TemporaryDirectory() as place, side_by_side(Path(place), PADDING) as sides:
         return {
-            what: {name: _fate(sides[name], WEATHER[what]) for name in (PLAIN, OURS)}
+            what: {name: fate_of(sides[name], WEATHER[what]) for name in (PLAIN, OURS)}
             for what in names
         }
 
@@ -249,7 +249,7 @@ def rotate_root(releases: Releases) -> None:
     releases.repository.publish(Changes(root=root.to_bytes()), keys, now)
 
 
-def _fate(side: Side, case: Weather) -> Fate:
+def fate_of(side: Side, case: Weather) -> Fate:
     """Let a device update in a weather, then in fair; return what became of it."""
     found = side.bench
     device = found.copy()
@@ -259,9 +259,9 @@ def _fate(side: Side, case: Weather) -> Fate:
     torn, arrived = bool(found.complaints(device)), side.has_arrived(device)
     if not arrived:
         found.later(device)
-    fate = Fate(arrived, torn, side.has_arrived(device), ratio)
+    recovered = side.has_arrived(device)
     found.clear_up()
-    return fate
+    return Fate(arrived, torn, recovered, ratio)
 
 
 def _runs_second(found: Bench, device: Path) -> bool:
