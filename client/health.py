@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 HEALTHY: Final = "healthy-seconds"
 """The journal's fact: an attempt, and the seconds for which its release was seen to do well."""
-MANY: Final = 100  # summaries; one is cut every hour, and uploaded within another
+MANY: Final = 100  # summaries; one is cut every hour, so they are about the last four days
 FEW: Final = 20
 """Inferences below which an error rate says nothing."""
 
@@ -133,8 +133,8 @@ class Watcher:
 def recorded_ailment(config: AgentConfig, artifact: str, since: datetime) -> str:
     """Return what the application's own records say against an artifact; "" for nothing.
 
-    Looked at are the summaries that wait for upload and began after `since`: too few inferences
-    say nothing, and so does an application that has not cut a summary yet.
+    Looked at are the last summaries that began after `since`, whether the server has them already
+    or not: too few inferences say nothing, and so does an application that has not cut one yet.
     """
     if config.health_max_error_rate == 1.0 and not config.health_max_latency_ms:
         return ""
@@ -156,7 +156,7 @@ def _recorded(directory: Path, artifact: str, since: datetime) -> "Summary | Non
     from wildflower.ota.observe.summary import Summary  # it takes numpy, and most agents no limit
 
     total: Summary | None = None
-    for _, payload in Spool(directory).pending(MANY):
+    for _, payload in Spool(directory).recent(MANY):
         try:
             one = Summary.from_bytes(payload)
         except FormatError:  # the uploader's business

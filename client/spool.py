@@ -9,7 +9,8 @@ Any number of processes append (the user's inference code) while one reads and a
 agent's uploader); a lock file orders what they write. A record is on disk before `append` returns.
 Damage stays small: a torn tail costs the record that was being written, a flipped byte the rest of
 its segment, and neither keeps the spool from opening. Sequences rise strictly and are never used
-twice, so that (stream, sequence) is a key for the server; they may have gaps.
+twice, so that (stream, sequence) is a key for the server; they may have gaps. The last segments
+stay for a while after they were acknowledged: who watches a release on probation looks at them.
 """
 
 import fcntl
@@ -27,6 +28,9 @@ from wildflower.ota.release.files import make_directory, sync_directory
 RECORD: Final = struct.Struct("<IQI")  # CRC-32 of what follows it, sequence, length
 SEGMENT: Final = 64 * 1024  # bytes; what one flipped byte can cost at most
 MAX_PAYLOAD: Final = 64 * 1024  # bytes; the largest summary on the wire
+KEPT: Final = 3
+"""Segments that stay although all of them is acknowledged, the one that is being filled among them:
+some days of hourly summaries."""
 QUOTA: Final = 8 * 1024 * 1024  # bytes; about a year of hourly summaries
 
 
@@ -98,8 +102,20 @@ class Spool:
         )
         return list(islice(waiting, limit))
 
+    def recent(self, limit: int) -> list[tuple[int, bytes]]:
+        """Return up to `limit` of the last payloads, acknowledged or not, the oldest first."""
+        found: list[tuple[int, bytes]] = []
+        for segment in reversed(self._segments()):
+            found = [*_records(segment), *found]
+            if len(found) >= limit:
+                break
+        return found[-limit:]
+
     def ack(self, through: int) -> None:
-        """Forget every payload up to and including this sequence; a lower one changes nothing."""
+        """Take it that every payload up to and including this sequence is at the server.
+
+        None of them is pending any more; a lower sequence changes nothing.
+        """
         with self._locked():
             top = self._next() - 1
             through = min(through, top)
@@ -110,9 +126,9 @@ class Spool:
             if through >= last:
                 through = top  # nothing readable is left; what damage hides is given up
             self._write("ack", str(through).encode())
-            for segment, following in spans:
-                if following <= through + 1:
-                    segment.unlink()
+            done = [segment for segment, following in spans if following <= through + 1]
+            for segment in done[:-KEPT]:
+                segment.unlink()
 
     def take_dropped(self) -> int:
         """Return how many payloads were given up since the last call."""

@@ -225,6 +225,15 @@ def test_what_the_application_recorded_counts(
     assert recorded_ailment(bench.watcher.config, ARTIFACT, NOON) == ""
 
 
+def test_what_the_server_has_already_counts_all_the_same(bench: Bench) -> None:
+    record(bench.directory, good=0, bad=15)
+    spool = Spool(bench.directory / "spool")
+    spool.ack(spool.pending(1)[0][0])  # uploaded before the agent looked
+    record(bench.directory, good=0, bad=15)
+    told = recorded_ailment(strict(bench.watcher.config), ARTIFACT, NOON)
+    assert told == "1 of inferences fail, allowed 0.1"
+
+
 def test_bad_records_end_a_probation(bench: Bench) -> None:
     record(bench.directory, good=0, bad=WIDTH * 10)
     bench.watcher.config = strict(bench.watcher.config)
