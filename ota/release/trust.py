@@ -160,6 +160,9 @@ class TrustedView:
             is_slow = isinstance(error.__cause__, SlowError)
             kind = SlowError if is_slow else FetchError
             raise kind(f"{target}: {error}") from error
+        except _UNREADABLE as error:  # python-tuf lets some through that a signer can provoke
+            why = f"{type(error).__name__}: {error}"
+            raise RefusedError(f"{target}: malformed: {why[:200]}") from error
         except OSError as error:
             raise StorageError(f"metadata cache: {error}", hint="Free some space.") from error
 
@@ -188,6 +191,16 @@ def _check(info: TargetFile, data: bytes) -> None:
             f"{canonical.digest(data)}, expected {info.length} of {signed}"
         ) from error
 
+
+_UNREADABLE: Final = (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What comes of metadata that is signed, and in which a name is a number."""
 
 _REASONS: Final = (
     (exceptions.UnsignedMetadataError, "wrong signature"),
