@@ -7,16 +7,17 @@ lies) fails the attempt and is reported; the device tries again later, from what
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Protocol, assert_never
+from typing import Protocol, assert_never
 
 from wildflower.client.config import AgentConfig
 from wildflower.client.delta_fetch import DeltaFetch, Files
 from wildflower.client.self_report import measure_self
+from wildflower.client.spending import counted
 from wildflower.ota import canonical
 from wildflower.ota.device import decision
 from wildflower.ota.device.decision import Standing
@@ -55,10 +56,6 @@ from wildflower.ota.release.manifest import FileEntry, Release
 from wildflower.ota.rollout.document import RolloutDocument
 
 log = logging.getLogger(__name__)
-
-BUDGET_TIMES: Final = 3
-"""Times its length that an update may cost: twice from a source that lies, once from the next."""
-BUDGET_MORE: Final = 1_000_000  # bytes, so that a small one may be cut and begun anew more often
 
 
 class Releases(Files, Protocol):
@@ -192,7 +189,8 @@ class Fetcher:
             raise storage_error(error, self.downloads) from error
         lengths = sum(entry.length for entry in release.files)
         self.slots.require_space(max(0, 2 * lengths - self.received()))  # downloads and the slot
-        with self._budget(lengths) as budget:
+        attempt = str(self.journal.load().attempt)
+        with counted(self.journal, "spent", attempt, lengths) as budget:
             if self.deltas and not self.why_wait(False):
                 self._delta_fetch().run(release, budget)
             for entry in release.files:
@@ -220,19 +218,6 @@ class Fetcher:
             now=self.now,
             should_stop=self._pause(is_model=False),
         )
-
-    @contextmanager
-    def _budget(self, lengths: int) -> Iterator[ByteBudget]:
-        """Count what this attempt costs, also over the looks and restarts that it takes."""
-        attempt = str(self.journal.load().attempt)
-        known, _, spent = self.journal.fact("spent").partition(" ")
-        before = int(spent) if known == attempt and spent.isdecimal() else 0
-        budget = ByteBudget(BUDGET_TIMES * lengths + BUDGET_MORE, before)
-        try:
-            yield budget
-        finally:
-            if budget.spent > before:
-                self.journal.set_fact("spent", f"{attempt} {budget.spent}")
 
     def _verify(self, release: Release) -> Event:
         for entry in release.files:

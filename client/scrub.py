@@ -5,19 +5,24 @@ vouches for itself and needs nothing from the network to be examined.
 
 What runs and is damaged gives way to the release before it at once; the rollout then offers it
 again, and it is installed as any other. The release to go back to is mended in its place, file by
-file, from wherever its digests can be had: no rollout speaks of it any more.
+file, from wherever its digests can be had: no rollout speaks of it any more. That costs bytes, so
+it waits for the same conditions as an update and has the same budget, a day.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from wildflower.client.fetcher import Releases
+from wildflower.client.spending import counted
+from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.machine import Phase
 from wildflower.ota.device.slots import Slots
-from wildflower.ota.errors import FetchError, RefusedError
+from wildflower.ota.errors import FetchError, PostponedError, RefusedError
+from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.files import make_directory
 from wildflower.ota.release.manifest import FileEntry, Release
 
@@ -43,15 +48,21 @@ class Scrub:
 
     Attributes:
         slots: The slots.
+        journal: The device's memory, of what mending has cost among others.
         releases: Where files may be had again.
         downloads: Where they lie until they are whole.
+        now: Its clock.
         should_stop: Whether the agent is told to end.
+        why_wait: Tells why a whole model file, or anything else, is not fetched now; "" if it may.
     """
 
     slots: Slots
+    journal: Journal
     releases: Releases
     downloads: Path
+    now: Callable[[], datetime]
     should_stop: Callable[[], bool]
+    why_wait: Callable[[bool], str] = lambda _: ""
 
     def running_damage(self) -> str:
         """Return the digest of the running release if it is not what was signed; else ""."""
@@ -87,20 +98,34 @@ class Scrub:
             return ""
         if manifest is None:
             return "the release to go back to is damaged, and so is its manifest: it is lost"
+        about = f"{before[:16]}/{self.now():%F}"
+        lengths = sum(entry.length for entry in manifest.files)
         try:
-            mended = [self._mend(manifest, entry) for entry in manifest.files]
-        except (FetchError, RefusedError) as error:
-            return f"the release to go back to is damaged and cannot be had again now: {error}"
+            with counted(self.journal, "mending", about, lengths) as budget:
+                mended = [self._mend(manifest, entry, budget) for entry in manifest.files]
+        except (FetchError, RefusedError, PostponedError) as error:
+            return (
+                f"the release to go back to is damaged and cannot be had again now: {error}; "
+                "what runs goes on, and it is tried again"
+            )
         names = ", ".join(filter(None, mended))
         return f"the release to go back to was damaged; fetched again: {names}"
 
-    def _mend(self, release: Release, entry: FileEntry) -> str:
+    def _mend(self, release: Release, entry: FileEntry, budget: ByteBudget) -> str:
         """Fetch one file again unless it is whole; return its name if it was not."""
         if self.slots.holds(release, entry):
             return ""
+        is_model = entry.role == "model"
+        if why := self.why_wait(is_model):
+            raise PostponedError(why)
         make_directory(self.downloads)
         fresh = self.downloads / entry.digest
-        self.releases.fetch(entry, fresh, should_stop=self.should_stop, budget=None)
+        self.releases.fetch(
+            entry,
+            fresh,
+            should_stop=lambda: self.should_stop() or bool(self.why_wait(is_model)),
+            budget=budget,
+        )
         self.slots.mend(release, entry, fresh)
         fresh.unlink(missing_ok=True)
         log.warning("mended", extra={"release": release.digest[:12], "file": entry.name})

@@ -99,6 +99,7 @@ class Updates:
     lock: UpdateLock = field(init=False)
     _watcher: Watcher = field(init=False)
     _scrub_at_s: float = 0.0
+    _mending_waits: bool = False
 
     def __post_init__(self) -> None:
         """Make what looks after releases on probation, and the update lock; they remember."""
@@ -265,7 +266,7 @@ class Updates:
             StorageError: The disk is full, read-only or broken.
         """
         for refusal in self.releases.refusals[self.told :]:
-            reason = refusal_sentence(refusal)
+            reason = refusal.sentence
             about = canonical.digest(f"{refusal.source} {refusal.target}".encode())[:16]
             lasting, _, as_of = refusal.reason.partition(" (as of ")  # told once, not at each look
             key = f"refusal/{about}/{canonical.digest(lasting.encode())[:16]}"
@@ -327,11 +328,14 @@ class Updates:
     def _scrub_if_due(self) -> None:
         """Compare all that is installed with what was signed: at the first look, then at times."""
         now_s = self.steady()
-        if now_s < self._scrub_at_s:
+        if now_s >= self._scrub_at_s:
+            self._scrub_at_s = now_s + self.policy.scrub_s if self.policy.scrub_s else math.inf
+            self._examine()
+        elif not self._mending_waits or self.why_wait(True):
             return
-        self._scrub_at_s = now_s + self.policy.scrub_s if self.policy.scrub_s else math.inf
-        self._examine()
-        if self.journal.load().phase in SETTLED and (told := self._scrub().mend_previous()):
+        told = self._scrub().mend_previous() if self.journal.load().phase in SETTLED else ""
+        self._mending_waits = bool(told and self.why_wait(True))
+        if told:
             log.warning("%s", told)
             self._tell_damage(told)
 
@@ -369,8 +373,15 @@ class Updates:
             self.restart()
 
     def _scrub(self) -> Scrub:
-        downloads = self.config.directory / "downloads"
-        return Scrub(self.slots, self.releases, downloads, self.should_stop)
+        return Scrub(
+            slots=self.slots,
+            journal=self.journal,
+            releases=self.releases,
+            downloads=self.config.directory / "downloads",
+            now=self.now,
+            should_stop=self.should_stop,
+            why_wait=self.why_wait,
+        )
 
     def _fetcher(self) -> Fetcher:
         return Fetcher(
@@ -385,14 +396,3 @@ class Updates:
             why_wait=self.why_wait,
             deltas=self.policy.delta_fetch == "allowed",
         )
-
-
-def refusal_sentence(refusal: Refusal) -> str:
-    """Return who served what and what was wrong with it, each said once.
-
-    Example:
-        >>> refusal_sentence(Refusal("http://one", "model.onnx", "model.onnx: wrong digest"))
-        'http://one served model.onnx: wrong digest'
-    """
-    reason = refusal.reason.removeprefix(f"{refusal.source} served ")
-    return f"{refusal.source} served {refusal.target}: {reason.removeprefix(refusal.target + ': ')}"

@@ -82,6 +82,17 @@ class Refusal:
     target: str
     reason: str
 
+    @property
+    def sentence(self) -> str:
+        """Who served what and what was wrong with it, each said once.
+
+        Example:
+            >>> Refusal("http://one", "model.onnx", "model.onnx: wrong digest").sentence
+            'http://one served model.onnx: wrong digest'
+        """
+        reason = self.reason.removeprefix(f"{self.source} served ")
+        return f"{self.source} served {self.target}: {reason.removeprefix(self.target + ': ')}"
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:

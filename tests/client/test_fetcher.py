@@ -9,7 +9,8 @@ from tests.device_fakes import NOON, Bundle, bundle, document, golden_of
 from tests.slots_fakes import scaling_model
 
 from wildflower.client.config import AgentConfig
-from wildflower.client.fetcher import BUDGET_MORE, BUDGET_TIMES, Fetcher, running_artifact
+from wildflower.client.fetcher import Fetcher, running_artifact
+from wildflower.client.spending import BUDGET_MORE, BUDGET_TIMES
 from wildflower.ota.device import shell
 from wildflower.ota.device.decision import Standing
 from wildflower.ota.device.effects import (

@@ -1,6 +1,7 @@
 """What the disk has changed is found, gives way, and is had again."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from tests.device_fakes import Bundle
 from tests.update_fakes import Kit, blobs_asked, offer
 
 from wildflower.client.scrub import Scrub
+from wildflower.client.spending import BUDGET_MORE, BUDGET_TIMES
 from wildflower.client.updates import Updates
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import RefusedError
+from wildflower.ota.release.budget import ByteBudget
+from wildflower.ota.release.manifest import FileEntry
 
 
 @pytest.fixture
@@ -50,7 +54,12 @@ def slots(kit: Kit) -> Slots:
 
 def scrub_of(updates: Updates) -> Scrub:
     return Scrub(
-        updates.slots, updates.releases, updates.config.directory / "downloads", lambda: False
+        slots=updates.slots,
+        journal=updates.journal,
+        releases=updates.releases,
+        downloads=updates.config.directory / "downloads",
+        now=updates.now,
+        should_stop=lambda: False,
     )
 
 
@@ -152,9 +161,95 @@ def test_what_cannot_be_had_now_is_told_and_waits(kit: Kit, server: FakeServer) 
         updates.releases.fetch = refuse  # type: ignore[method-assign]
         told = scrub_of(updates).mend_previous()
     assert told == (
-        "the release to go back to is damaged and cannot be had again now: nobody has it"
+        "the release to go back to is damaged and cannot be had again now: nobody has it; "
+        "what runs goes on, and it is tried again"
     )
     assert (kit.running, slots(kit).before()) == (second.digest, first.digest)
+
+
+def test_mending_waits_for_what_the_owner_allows_and_goes_on_when_it_does(
+    kit: Kit, server: FakeServer
+) -> None:
+    first, _ = two(kit, server)
+    spoil(kit, first)
+    metered = "the network is metered"
+    asked = blobs_asked(server)
+    with kit.on() as updates:
+        updates.why_wait = lambda is_model: metered if is_model else ""
+        updates.look()
+        assert (blobs_asked(server), slots(kit).is_complete(first.release)) == (asked, False)
+        told = (
+            f"the release to go back to is damaged and cannot be had again now: {metered}; "
+            "what runs goes on, and it is tried again"
+        )
+        assert kit.told()[2:] == [("failed", told)]
+        updates.look()
+        assert kit.told()[3:] == []  # told once
+        updates.why_wait = lambda _: ""
+        updates.look()  # the next look, not the next scrub
+    assert slots(kit).is_complete(first.release)
+    told = "the release to go back to was damaged; fetched again: model.onnx"
+    assert kit.told()[3:] == [("failed", told)]
+
+
+def test_a_small_file_is_mended_over_a_network_on_which_no_whole_model_is_fetched(
+    kit: Kit, server: FakeServer
+) -> None:
+    first, _ = two(kit, server)
+    spoil(kit, first, "golden.npz")
+    with kit.on() as updates:
+        updates.why_wait = lambda is_model: "the network is metered" if is_model else ""
+        updates.look()
+    assert slots(kit).is_complete(first.release)
+
+
+def test_mending_stops_in_mid_file_when_a_rule_begins_to_apply(
+    kit: Kit, server: FakeServer
+) -> None:
+    first, _ = two(kit, server)
+    spoil(kit, first)
+    whys = iter(["", *["the battery is low"] * 99])
+    with kit.on() as updates:
+        updates.why_wait = lambda _: next(whys)
+        updates.look()
+        (_, told) = kit.told()[2]
+        assert "stopped at byte" in told
+        updates.why_wait = lambda _: ""
+        updates.look()
+    assert slots(kit).is_complete(first.release)
+
+
+def test_a_source_that_lies_costs_a_bounded_number_of_bytes_a_day(
+    kit: Kit, server: FakeServer
+) -> None:
+    first, _ = two(kit, server)
+    lengths = sum(entry.length for entry in first.release.files)
+    kit.policy = replace(kit.policy, scrub_s=1.0)
+    with kit.on() as updates:
+        updates.look()
+        spoil(kit, first)
+        came = BUDGET_MORE // 2
+
+        def lie(entry: FileEntry, *_: object, budget: ByteBudget, **__: object) -> None:
+            budget.spend(came)
+            raise RefusedError(f"{entry.name}: wrong digest")
+
+        updates.releases.fetch = lie  # type: ignore[method-assign, assignment]
+        for _ in range(3):
+            kit.steady_s += 2
+            updates.look()
+        allowed = BUDGET_TIMES * lengths + BUDGET_MORE
+        assert [told for _, told in kit.told()[2:]] == [
+            f"the release to go back to is damaged and cannot be had again now: {why}; "
+            "what runs goes on, and it is tried again"
+            for why in (
+                "model.onnx: wrong digest",
+                f"{3 * came} bytes have come for this update, allowed are {allowed}",
+            )
+        ]
+        updates.journal.set_fact("mending", f"{first.digest[:16]}/2020-01-01 {10**9}")
+        kit.steady_s += 2
+        assert "wrong digest" in scrub_of(updates).mend_previous()  # another day's
 
 
 def test_a_device_that_runs_nothing_has_nothing_to_scrub(kit: Kit) -> None:
