@@ -193,6 +193,7 @@ class Rejection:
             found = canonical.from_bytes(text.encode(), kind=KIND)
             names = ("rollout", "release", "demands", "reason")
             told = {name: str(found[name]) for name in names}
-            return cls(**told, at=canonical.from_time(found["at"]))
+            rejection = cls(**told, at=canonical.from_time(found["at"]))
         except (KeyError, UnicodeError, FormatError):
             return None
+        return rejection if rejection.to_text() == text else None
