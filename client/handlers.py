@@ -107,6 +107,7 @@ class Handlers:
             StorageError: The disk is full, read-only or broken.
         """
         state = self.load()
+        self._sweep(state)
         if isinstance(act := handlers.owed(state), Call):
             self._outwait(self._place(act.software))
         if state.phase is Phase.RESTARTING or not (was_clean or state.phase is Phase.IDLE):
@@ -239,6 +240,13 @@ class Handlers:
                 should_stop=self.should_stop,
                 inherited=claim,
             )
+
+    def _sweep(self, state: State) -> None:
+        """Remove what belongs to no installation: a power cut may bring back what was removed."""
+        kept = state.software.digest if state.software else ""
+        for place in (self.directory / "software").glob("*"):
+            if place.name != kept:
+                shutil.rmtree(place, ignore_errors=True)
 
     def _outwait(self, place: Path) -> None:
         """Wait for a handler that outlives the agent that called it, killed all of a sudden.

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.client.test_handlers import Shelf
 from tests.device_fakes import NOON
+from tests.wheel_fakes import write_wheel
 
 from wildflower.client import self_update
 from wildflower.client.handlers import Handlers
@@ -48,21 +48,8 @@ if place.exists():
 
 def wheel(directory: Path, version: str, act: str = "") -> None:
     """Write a wheel of an agent that says that it was started, then acts and waits."""
-    directory.mkdir(parents=True, exist_ok=True)
-    info = f"wildflower-{version}.dist-info"
     code = AGENT.replace("VERSION", repr(version)).replace("ACT", act)
-    files = {
-        "wildflower/__init__.py": "",
-        "wildflower/client/__init__.py": "",
-        "wildflower/client/daemon.py": code.replace("SCRIPT", repr(str(SCRIPT))),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: wildflower\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\n"
-        "Tag: py3-none-any\n",
-    }
-    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(directory / f"wildflower-{version}-py3-none-any.whl", "w") as archive:
-        for name, text in (files | {f"{info}/RECORD": record}).items():
-            archive.writestr(name, text)
+    write_wheel(directory, version, code.replace("SCRIPT", repr(str(SCRIPT))))
 
 
 @dataclass

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, ClassVar, Final, TypeVar
 
 from tests.client_fakes import LONG_AGO, FakeServer, Releases, today
 from tests.device_fakes import Bundle, bundle, golden_of
@@ -86,14 +86,19 @@ class Devices:
         return list(self._hear()["failures"])
 
     def run(
-        self, order: dict[str, Any], log: Path | None = None, fault: Fault | None = None
+        self,
+        order: dict[str, Any],
+        log: Path | None = None,
+        fault: Fault | None = None,
+        *,
+        follows: bool = False,
     ) -> Ended:
         self._tell(order | {"traced": log is not None})
         process = int(self._hear()["process"])
         calls: list[Call] = []
         if log is not None:
             await_stop(process)
-            with traced(process, log, fault):
+            with traced(process, log, fault, follows=follows):
                 pass
             calls = read_log(log)
         ended = self._hear()
@@ -142,7 +147,11 @@ class Bench:
         settings: What is changed in its settings.
         looks: How often it looks for news before it is switched off; an hour passes in between.
         is_bare: Whether a device may run nothing yet.
+        follows: Whether faults hit the processes too that a device starts.
     """
+
+    module: ClassVar[str] = "tests.faults.device"
+    """What its devices are."""
 
     place: Path
     server: FaultServer
@@ -155,6 +164,7 @@ class Bench:
     settings: dict[str, Any] = field(default_factory=dict)
     looks: int = 1
     is_bare: bool = False
+    follows: bool = False
     made: int = 0
 
     @property
@@ -171,6 +181,13 @@ class Bench:
     def known(self) -> dict[str, Release]:
         """Every release that was ever signed."""
         return {one.digest: one.release for one in (self.first, self.second)}
+
+    def furnish(self) -> None:
+        """Put onto the enrolled device what its owner does before it is first switched on."""
+
+    def offer(self) -> None:
+        """Offer what a device is to be hit in."""
+        offer(self.shelf.releases, self.second)
 
     def complaints(self, device: Path) -> list[str]:
         """Return what is wrong with what a device would run this very moment; [] for nothing."""
@@ -207,7 +224,8 @@ class Bench:
 
     def trace(self, device: Path, fault: Fault | None = None) -> Ended:
         """Switch a device on for one look, traced, with a fault."""
-        return self.devices.run(self.order(device), self.place / "log", fault)
+        log = self.place / "log"
+        return self.devices.run(self.order(device), log, fault, follows=self.follows)
 
     def clear_up(self) -> None:
         """Let the server do nothing wrong any more, and remove all copies."""
@@ -222,6 +240,9 @@ class Bench:
             return self.run(device)
         finally:
             self.now = now
+
+
+B = TypeVar("B", bound=Bench)
 
 
 def pair(*, padding: int = 0, bad: bool = False, probation_s: int = 0) -> tuple[Bundle, Bundle]:
@@ -247,20 +268,27 @@ def bench(place: Path, releases: tuple[Bundle, Bundle] | None = None) -> Iterato
         place: A directory that is empty.
         releases: Both; a plain pair if not given.
     """
+    with bench_of(Bench, place, releases or pair()) as found:
+        yield found
+
+
+@contextmanager
+def bench_of(kind: type[B], place: Path, releases: tuple[Bundle, Bundle]) -> Iterator[B]:
+    """Set up a bench of a kind."""
     with ExitStack() as stack:
         fake = stack.enter_context(FakeServer(place / "server"))
         shelf = Shelf(fake.releases)
         server = stack.enter_context(FaultServer(shelf))
-        devices = Devices()
+        devices = Devices(kind.module)
         stack.callback(devices.close)
-        first, second = releases or pair()
-        found = Bench(place, server, shelf, devices, first, second)
+        found = kind(place, server, shelf, devices, *releases)
         fake.enrol(found.base)
+        found.furnish()
         shutil.copytree(found.base, found.enrolled)
-        offer(fake.releases, first)
+        offer(fake.releases, found.first)
         failures = devices.warm(found.order(found.base))
         assert not failures, failures
-        offer(fake.releases, second)
+        found.offer()
         found.now += timedelta(seconds=30)
         yield found
 

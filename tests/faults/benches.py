@@ -2,12 +2,24 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tests.delta_fakes import delta_of, model_of, with_deltas
-from tests.faults.bench import COMMITTED, Bench, bench, pair
+from tests.faults.bench import COMMITTED, Bench, bench, bench_of, pair
 from tests.faults.crashes import End, Matrix, after_trial
+from tests.faults.disk import View
+from tests.faults.software import (
+    STEPS,
+    Ending,
+    FailingLabels,
+    FailingSelfUpdate,
+    Installing,
+    Labels,
+    SelfUpdate,
+)
 from tests.faults.strace import Fault
 
 from wildflower.ota.rollout.document import Order
@@ -15,6 +27,7 @@ from wildflower.ota.rollout.document import Order
 PROBATION_S: Final = 600
 INSTALLED: Final = ((1, COMMITTED), (2, COMMITTED))
 GIVEN_UP: Final = ((1, COMMITTED), (2, "rolled-back"))
+FAILED: Final = ((1, COMMITTED), (2, "failed"))
 RECALLED: Final = (*INSTALLED, (3, "rolled-back"))
 
 
@@ -105,6 +118,28 @@ def failed_probation(place: Path, every: int = 1) -> Iterator[Matrix]:
         yield Matrix(found, [End(found.first, GIVEN_UP)], found.base, every)
 
 
+@contextmanager
+def software(place: Path, every: int, kind: type[Installing]) -> Iterator[Matrix]:
+    """Software other than models is installed; so it is, or it is not and the server is told.
+
+    Where the device itself goes down, the step is done again and succeeds. Where a process that it
+    started does, or a write fails, that step has failed, and the old version is put back.
+    """
+    with bench_of(kind, place, pair()) as found:
+        found.follows = True
+        steps = STEPS if isinstance(found, Labels) else ()
+        works = Ending(found.first, INSTALLED, "new", found, steps)
+        fails = Ending(found.first, FAILED, "old", found)
+        ends = (replace(fails, steps=(*steps, "Rollback") if steps else ()),) if found.fails else (works,)
+        views = (View.LIVE, View.LOST, View.ZEROED)
+        yield Matrix(found, ends, found.base, every, spared=(fails,), views=views)
+
+
+def of_software(kind: type[Installing]) -> Callable[[Path, int], AbstractContextManager[Matrix]]:
+    """Return the matrix of a kind of software."""
+    return partial(software, kind=kind)
+
+
 MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix]]]] = {
     "update": update,
     "update by delta": delta,
@@ -114,4 +149,8 @@ MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix
     "failed probation": failed_probation,
     "order back": recall,
     "recovery": recovery,
+    "handlers": of_software(Labels),
+    "rolled-back handlers": of_software(FailingLabels),
+    "self-update": of_software(SelfUpdate),
+    "rolled-back self-update": of_software(FailingSelfUpdate),
 }

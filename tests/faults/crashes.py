@@ -9,15 +9,17 @@ signed?) and after the device was switched on again (is the update done, nothing
 twice?). States of the disk that are equal byte for byte are switched on once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.device_fakes import Bundle
-from tests.faults.bench import COMMITTED, Bench, losses, told
+from tests.faults.bench import Bench, losses, told
 from tests.faults.device import CRASHED
 from tests.faults.disk import Disk, View
 from tests.faults.strace import WRITES, Call, Fault
+
+from wildflower.ota.device.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,19 @@ class End:
     reports: Sequence[tuple[int, str]]
 
     def losses(self, device: Path) -> list[str]:
+        """Return what is wrong once all is over; [] for nothing."""
         return losses(device, self.release, list(self.reports))
+
+    def shortfall(self, device: Path) -> list[str]:
+        """Return what is wrong once all is over, where attempts may have failed in between."""
+        found = told(device)
+        numbers = [number for number, _ in found]
+        wrong = [f"told twice: {found}"] if numbers != sorted(set(numbers)) else []
+        if Slots(device / "slots").running() != self.release.digest:
+            wrong.append(f"does not run {self.release.digest[:12]}")
+        if _lasting(found) != _lasting(self.reports):
+            wrong.append(f"owes the reports {found}, expected {self.reports} and failed attempts")
+        return wrong
 
 
 @dataclass
@@ -65,6 +79,8 @@ class Matrix:
         base: The state of the device before the run.
         every: Takes every n-th point alone.
         skip: Tells how many calls from the beginning are not looked at.
+        spared: How else it may end where a fault hits not the device, but what it does or starts.
+        views: What a power cut may leave.
     """
 
     bench: Bench
@@ -72,6 +88,8 @@ class Matrix:
     base: Path
     every: int = 1
     skip: Callable[[Sequence[Call]], int] = lambda _: 0
+    spared: Sequence[End] = ()
+    views: Sequence[View] = (View.LOST, View.ZEROED)
     _known: dict[str, Verdict] = field(default_factory=dict)
 
     def points(self) -> tuple[Path, list[Call], list[Call]]:
@@ -86,22 +104,23 @@ class Matrix:
         return device, list(calls), changing[:: self.every]
 
     def kills(self) -> Iterator[Verdict]:
-        """Kill before each point, for real."""
+        """Kill before each point, for real: the device, or the process of it that comes there."""
         _, _, points = self.points()
-        for call in points:
+        for call in _different(points):
             device = self.bench.copy(self.base)
             fault = Fault(call.name, str(call.count))
-            if not self.bench.trace(device, fault).is_killed:
+            is_killed = self.bench.trace(device, fault).is_killed
+            if not is_killed and not self.bench.follows:
                 continue  # this run took another way and never came there
             torn = self.bench.complaints(device)
-            yield Verdict(f"{fault}: {Path(call.path).name}", tuple(torn), self._recovered(device))
+            ends = self.ends if is_killed else (*self.ends, *self.spared)
+            lost = self._recovered(device, ends)
+            yield Verdict(f"{fault}: {Path(call.path).name}", tuple(torn), lost)
 
     def errors(self, error: str) -> Iterator[Verdict]:
         """Let each call that writes fail once; the device may try again two hours later."""
         _, _, points = self.points()
-        for call in points:
-            if call.name not in WRITES:
-                continue
+        for call in _different(call for call in points if call.name in WRITES):
             device = self.bench.copy(self.base)
             fault = Fault(call.name, str(call.count), error)
             ended = self.bench.trace(device, fault)
@@ -109,12 +128,11 @@ class Matrix:
             torn += [f"crashed: {ended.failures}"] * (ended.status == CRASHED)
             self.bench.later(device)
             lost = self.bench.complaints(device)
-            found, expected = told(device), self.ends[0].reports
-            if _count(found) != _count(expected):
-                lost.append(f"owes the reports {found} after {ended.failures}")
+            wrong = [end.shortfall(device) for end in (*self.ends, *self.spared)]
+            lost += [*wrong[0], f"after {ended.failures}"] if all(wrong) else []
             yield Verdict(f"{fault}: {Path(call.path).name}", tuple(torn), tuple(lost))
 
-    def power_cuts(self, views: Sequence[View] = (View.LOST, View.ZEROED)) -> Iterator[Verdict]:
+    def power_cuts(self) -> Iterator[Verdict]:
         """Cut the power before each point, on the disk as it is replayed."""
         device, calls, points = self.points()
         disk = Disk(self.bench.copy(self.base))
@@ -123,8 +141,9 @@ class Matrix:
         chosen = {wanted[id(call)] for call in points}
         for at, call in enumerate(moved):
             if at in chosen:
-                for view in views:
-                    yield self._cut(disk, view, f"power cut, {view.value}, at {call.name}")
+                for view in self.views:
+                    point = f"power cut, {view.value}, at {call.name} {Path(call.path).name}"
+                    yield self._cut(disk, view, point)
             disk.apply(call)
 
     def _cut(self, disk: Disk, view: View, point: str) -> Verdict:
@@ -133,18 +152,17 @@ class Matrix:
             device = self.bench.fresh()
             disk.lay_out(device, view)
             torn = self.bench.complaints(device)
-            self._known[state] = Verdict(point, tuple(torn), self._recovered(device))
-        found = self._known[state]
-        return Verdict(f"{point} {found.point.rpartition(' ')[2]}", found.torn, found.lost)
+            self._known[state] = Verdict(point, tuple(torn), self._recovered(device, self.ends))
+        return replace(self._known[state], point=point)
 
-    def _recovered(self, device: Path) -> tuple[str, ...]:
+    def _recovered(self, device: Path, ends: Sequence[End]) -> tuple[str, ...]:
         """Switch the device on again; return what is wrong with how it ends."""
         found: list[str] = []
         ended = self.bench.run(device)
         if ended.status != 0:
             found.append(f"the next start ended with {ended.status}: {ended.failures}")
         found += self.bench.complaints(device)
-        wrong = [end.losses(device) for end in self.ends]
+        wrong = [end.losses(device) for end in ends]
         if all(wrong):
             found += wrong[0] + [str(ended.failures)]
         return tuple(found)
@@ -159,9 +177,14 @@ def _moved(call: Call, old: Path, new: Path) -> Call:
     return replace(call, path=paths[0], other=paths[1])
 
 
-def _count(reports: Sequence[tuple[int, str]]) -> int:
-    """Return how many commits are told: those of failed attempts come in between."""
-    return sum(outcome == COMMITTED for _, outcome in reports)
+def _different(points: Iterable[Call]) -> Iterable[Call]:
+    """Return one of those points that are the same fault: each process counts for itself."""
+    return {(call.name, call.count): call for call in points}.values()
+
+
+def _lasting(reports: Sequence[tuple[int, str]]) -> list[str]:
+    """Return outcomes but those of attempts that failed and were made again."""
+    return [outcome for _, outcome in reports if outcome != "failed"]
 
 
 def after_trial(calls: Sequence[Call]) -> int:

@@ -53,10 +53,18 @@ def update(order: dict[str, Any]) -> list[str]:
     """Switch the device on, as the agent's loop does; return what it could not do."""
     directory = Path(order["directory"])
     with alone(directory):
-        return _update(directory, order)
+        return look(directory, order, lambda: None)
 
 
-def _update(directory: Path, order: dict[str, Any]) -> list[str]:
+def look(directory: Path, order: dict[str, Any], restart: Callable[[], None]) -> list[str]:
+    """Be the agent from its start to its end; return what it could not do.
+
+    Args:
+        directory: The device's.
+        order: What it was told.
+        restart: Called when the agent wants to be started anew.
+    """
+
     def system() -> datetime:
         return datetime.fromisoformat(Path(order["clock"]).read_text())
 
@@ -77,13 +85,14 @@ def _update(directory: Path, order: dict[str, Any]) -> list[str]:
     )
     updates = Updates(
         config=config,
-        policy=Policy(release=("auto",)),
+        policy=Policy(release=("auto",), software=tuple(order.get("software", ()))),
         journal=journal,
         slots=slots,
         releases=releases,
         now=now,
         should_stop=lambda: False,
         steady=itertools.count(0.0, AN_HOUR_S).__next__,
+        restart=restart,
     )
     steps = (updates.begin, *[updates.look] * order["looks"], updates.end)
     failures = [failure for step in steps if (failure := _guarded(step))]

@@ -34,6 +34,7 @@ class File:
     data: bytearray
     synced: bytes = b""
     fresh: list[tuple[int, int]] = field(default_factory=list)
+    mode: int = 0o644
 
     def write(self, at: int, data: bytes) -> None:
         if at > len(self.data):
@@ -85,7 +86,7 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.tree = _read(root)
-        self._open: dict[int, tuple[File, int, bool]] = {}
+        self._open: dict[tuple[int, int], tuple[File, int, bool]] = {}
 
     def apply(self, call: Call) -> None:
         """Do to the replay what a call did to the disk; calls elsewhere do nothing."""
@@ -126,7 +127,7 @@ class Disk:
         return folder.names[name]
 
     def _openat(self, call: Call) -> None:
-        self._open.pop(call.result, None)
+        self._open.pop((call.process, call.result), None)
         path = call.path
         if not self.holds(path) or "O_DIRECTORY" in call.flags or "O_RDONLY" in call.flags:
             return
@@ -137,38 +138,38 @@ class Disk:
         assert isinstance(file, File), path
         if "O_TRUNC" in call.flags:
             file.resize(0)
-        self._open[call.result] = (file, 0, "O_APPEND" in call.flags)
+        self._open[call.process, call.result] = (file, 0, "O_APPEND" in call.flags)
 
     def _close(self, call: Call) -> None:
-        self._open.pop(call.descriptor, None)
+        self._open.pop(call.place, None)
 
     def _write(self, call: Call) -> None:
-        if call.descriptor in self._open:
-            file, at, appends = self._open[call.descriptor]
+        if call.place in self._open:
+            file, at, appends = self._open[call.place]
             at = len(file.data) if appends else at
             file.write(at, call.data[: call.result])
-            self._open[call.descriptor] = (file, at + call.result, appends)
+            self._open[call.place] = (file, at + call.result, appends)
 
     def _pwrite64(self, call: Call) -> None:
-        if call.descriptor in self._open:
-            self._open[call.descriptor][0].write(call.offset, call.data[: call.result])
+        if call.place in self._open:
+            self._open[call.place][0].write(call.offset, call.data[: call.result])
 
     def _lseek(self, call: Call) -> None:
-        if call.descriptor in self._open:
-            file, _, appends = self._open[call.descriptor]
-            self._open[call.descriptor] = (file, call.result, appends)
+        if call.place in self._open:
+            file, _, appends = self._open[call.place]
+            self._open[call.place] = (file, call.result, appends)
 
     def _sendfile(self, call: Call) -> None:
-        if call.descriptor in self._open:
+        if call.place in self._open:
             source = self._node(call.other)
             assert isinstance(source, File), call.other
-            file, at, appends = self._open[call.descriptor]
+            file, at, appends = self._open[call.place]
             file.write(at, bytes(source.data[at : at + call.result]))  # copied from its beginning
-            self._open[call.descriptor] = (file, at + call.result, appends)
+            self._open[call.place] = (file, at + call.result, appends)
 
     def _ftruncate(self, call: Call) -> None:
-        if call.descriptor in self._open:
-            self._open[call.descriptor][0].resize(call.offset)
+        if call.place in self._open:
+            self._open[call.place][0].resize(call.offset)
 
     def _fsync(self, call: Call) -> None:
         if self.holds(call.path) or call.path == str(self.root):
@@ -177,6 +178,9 @@ class Disk:
             node.sync()
 
     _fdatasync = _fsync
+
+    def _sync(self, _: Call) -> None:
+        _sync_all(self.tree)
 
     def _rename(self, call: Call) -> None:
         if self.holds(call.path):
@@ -226,9 +230,22 @@ def _read(path: Path) -> Folder:
             folder.names[entry.name] = _read(entry)
         else:
             data = entry.read_bytes()
-            folder.names[entry.name] = File(bytearray(data), data)
+            mode = entry.stat().st_mode & 0o777
+            folder.names[entry.name] = File(bytearray(data), data, mode=mode)
     folder.sync()
     return folder
+
+
+def _sync_all(folder: Folder) -> None:
+    for node in folder.names.values():
+        match node:
+            case File():
+                node.sync()
+            case Folder():
+                _sync_all(node)
+            case Link():
+                pass
+    folder.sync()
 
 
 def _write(folder: Folder, target: Path, view: View) -> None:
@@ -237,6 +254,7 @@ def _write(folder: Folder, target: Path, view: View) -> None:
         match node:
             case File():
                 (target / name).write_bytes(node.seen(view))
+                (target / name).chmod(node.mode)
             case Link(to):
                 (target / name).symlink_to(to)
             case Folder():

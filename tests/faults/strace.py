@@ -13,21 +13,24 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 CHANGING: Final = (
     "openat", "write", "pwrite64", "ftruncate", "sendfile", "copy_file_range", "rename", "unlink",
-    "unlinkat", "rmdir", "mkdir", "symlink", "chmod", "fsync", "fdatasync",
+    "unlinkat", "rmdir", "mkdir", "symlink", "chmod", "fsync", "fdatasync", "sync",
 )  # fmt: skip
 """Calls that change a directory tree, or that make a change last."""
 ALSO: Final = ("close", "lseek", "vfork")
 """What a replay must know beside them; the last one tells when the trial's process starts."""
-WRITES: Final = frozenset(CHANGING) - {"unlink", "unlinkat", "rmdir", "chmod"}
+WRITES: Final = frozenset(CHANGING) - {"unlink", "unlinkat", "rmdir", "chmod", "sync"}
 """Calls that a full or failing disk refuses."""
 
 _LINE: Final = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+)(.*)")
+_PROCESS: Final = re.compile(r"(\d+) +(.*)")
+_BEGUN: Final = " <unfinished ...>"
+_RESUMED: Final = re.compile(r"<\.\.\. \w+ resumed>(.*)")
 _PIECE: Final = re.compile(
     r'"((?:[^"\\]|\\.)*)"(?:\.\.\.)?|(-?\d+|AT_FDCWD)<((?:[^>\\]|\\.)*)>|([A-Z_|0-9x]+)'
 )
@@ -39,7 +42,7 @@ class Call:
 
     Attributes:
         name: Its name.
-        count: How many of this name there had been, this one counted.
+        count: How many of this name its process had made, this one counted.
         path: The file that it names, by path or by descriptor.
         other: The second one, of a rename, a link or a copy.
         descriptor: The descriptor that it was given; -1 for none.
@@ -47,6 +50,7 @@ class Call:
         offset: Where they go, or the size that a file shall have.
         flags: How a file is opened.
         result: What it returned.
+        process: Who made it; 0 where only one process is traced.
     """
 
     name: str
@@ -58,17 +62,23 @@ class Call:
     offset: int = 0
     flags: str = ""
     result: int = 0
+    process: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """What tells descriptors of several processes apart."""
+        return self.process, self.descriptor
 
     def changes(self, directory: Path) -> bool:
         """Whether it is one that a crash matrix kills before."""
         inside = any(f"{path}/".startswith(f"{directory}/") for path in (self.path, self.other))
         is_only_read = self.name == "openat" and "O_CREAT" not in self.flags
-        return self.name in CHANGING and inside and not is_only_read
+        return self.name == "sync" or (self.name in CHANGING and inside and not is_only_read)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the n-th call of a name, before it is done.
+    """What happens at the n-th call of a name, before it is done; each process has its own count.
 
     Attributes:
         call: The name, or several with commas between.
@@ -98,11 +108,21 @@ def is_here() -> bool:
 
 
 @contextmanager
-def traced(process: int, log: Path, fault: Fault | None) -> Iterator[None]:
-    """Attach to a process that has stopped itself, let it go on, and wait until it has ended."""
+def traced(
+    process: int, log: Path, fault: Fault | None, *, follows: bool = False
+) -> Iterator[None]:
+    """Attach to a process that has stopped itself, let it go on, and wait until it has ended.
+
+    Args:
+        process: Its id.
+        log: Where to write what it did.
+        fault: What to do to it; None for nothing.
+        follows: Whether the processes that it starts are traced too, and hit by the fault.
+    """
     command = ["strace", "-y", "-s", "4194304", "-e", f"trace={','.join((*CHANGING, *ALSO))}"]
     command += ["-e", "signal=none", "-o", str(log), "-p", str(process)]
     command += ["-e", fault.option] if fault else []
+    command += ["-f"] if follows else []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
         assert tracer.stderr is not None
         said = tracer.stderr.readline()
@@ -115,16 +135,30 @@ def traced(process: int, log: Path, fault: Fault | None) -> Iterator[None]:
 def read_log(log: Path) -> list[Call]:
     """Return the calls that were done, in order; one that was killed before was not."""
     calls: list[Call] = []
-    counts: Counter[str] = Counter()
-    for line in log.read_text(encoding="latin-1").splitlines():
+    counts: Counter[tuple[int, str]] = Counter()
+    for process, line in _lines(log):
         found = _LINE.fullmatch(line)
-        if found is None:
-            name = line.partition("(")[0]
-            counts[name] += 1
-            continue
-        counts[found[1]] += 1
-        calls.append(_call(found[1], found[2], int(found[3]), counts[found[1]]))
+        name = found[1] if found else line.partition("(")[0]
+        counts[process, name] += 1
+        if found:
+            call = _call(name, found[2], int(found[3]), counts[process, name])
+            calls.append(replace(call, process=process))
     return calls
+
+
+def _lines(log: Path) -> Iterator[tuple[int, str]]:
+    """Yield each line and its process; what was interrupted by others' calls comes as one line."""
+    begun: dict[int, str] = {}
+    for told in log.read_text(encoding="latin-1").splitlines():
+        found = _PROCESS.fullmatch(told)
+        process, line = (int(found[1]), found[2]) if found else (0, told)
+        if line.endswith(_BEGUN):
+            begun[process] = line.removesuffix(_BEGUN)
+        elif resumed := _RESUMED.fullmatch(line):
+            yield process, begun.pop(process) + resumed[1]
+        else:
+            yield process, line
+    yield from begun.items()
 
 
 def _call(name: str, arguments: str, result: int, count: int) -> Call:
@@ -146,7 +180,7 @@ def _call(name: str, arguments: str, result: int, count: int) -> Call:
             told = Call(name, count, first, second, result=result)
         case "unlink" | "rmdir" | "mkdir" | "chmod":
             told = Call(name, count, texts[0].decode(), result=result)
-        case "vfork":
+        case "vfork" | "sync":
             pass
         case _:
             told = _on_descriptor(told, places, texts, numbers)
