@@ -226,7 +226,8 @@ class Download:
             except _CutError as error:
                 idle, best = (0, self.received) if self.received > best else (idle + 1, best)
                 if idle >= TRIES or error.retry_after > LONGEST_RETRY_AFTER_S:
-                    raise FetchError(f"{source}: {error}, after {idle} tries") from error
+                    kind = SlowError if self.patience.is_over else FetchError
+                    raise kind(f"{source}: {error}, after {idle} tries") from error
                 whole = whole or isinstance(error, _WrongRangeError)
                 self._pause(idle, error.retry_after)
 

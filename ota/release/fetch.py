@@ -74,7 +74,8 @@ class HttpSource:
                         raise SlowError(f"{url}: not there after {LONGEST_S:g} s")
                     yield chunk
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise FetchError(f"{url}: {type(error).__name__}: {error}") from error
+            kind = SlowError if self._patience.is_over else FetchError
+            raise kind(f"{url}: {type(error).__name__}: {error}") from error
 
 
 class ReleaseClient:

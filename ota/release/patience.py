@@ -31,6 +31,11 @@ class Patience:
         self._stream: Any = None
         self._is_over = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the last request was ended because its headers were late."""
+        return self._is_over
+
     @contextmanager
     def get(
         self, client: httpx.Client, url: str, headers: Mapping[str, str]

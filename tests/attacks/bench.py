@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -159,7 +160,13 @@ def dripping(mirror: Mirror, what: str) -> Iterator[str]:
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Request)
+    with _served(Request) as url:
+        yield url
+
+
+@contextmanager
+def _served(request: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), request)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -169,6 +176,30 @@ def dripping(mirror: Mirror, what: str) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """Listen, and answer nobody; return the URL."""
+    ends = threading.Event()
+
+    class Request(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            while not ends.wait(0.01):  # until the device has had enough
+                try:
+                    gone = self.connection.recv(1, socket.MSG_DONTWAIT) == b""
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return
+                if gone:
+                    return
+
+        def log_message(self, *_: object) -> None: ...
+
+    with _served(Request) as url:
+        yield url
+        ends.set()
 
 
 @dataclass

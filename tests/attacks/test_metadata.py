@@ -19,6 +19,7 @@ from tests.attacks.bench import (
     recovers,
     refused,
     sampled,
+    silent,
     unharmed,
 )
 from tests.client_fakes import today
@@ -28,6 +29,7 @@ from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
 
 from wildflower.ota.errors import RefusedError, SlowError
 from wildflower.ota.release import fetch, signing
+from wildflower.ota.release.patience import Patience
 from wildflower.ota.release.repository import Changes
 
 FAR = 2**31 - 1
@@ -105,6 +107,14 @@ def test_metadata_that_drips(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fetch, "LONGEST_S", 0.1)
     with dripping(Mirror(bench.releases), TIMESTAMP) as url:
         refused(bench, url, r"timestamp\.json: not there after", error=SlowError)
+    monkeypatch.undo()
+    recovers(bench)
+
+
+def test_headers_that_never_come(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Patience.__init__, "__defaults__", (0.1,))  # seconds
+    with silent() as url:
+        refused(bench, url, r"ReadTimeout: no headers within 0\.1 s", error=SlowError)
     monkeypatch.undo()
     recovers(bench)
 
