@@ -231,7 +231,7 @@ class ModelSlot:
                 raise RefusedError(self.refusal, hint=hint)
         elif self._installed is None or installed.artifact != self._installed.artifact:
             cut()  # before the swap: a summary speaks of one artifact
-            self._recorder = Recorder(installed.artifact, installed.baseline)
+            self._recorder = installed.recorder
             log.info("model loaded", extra={"artifact": installed.artifact})
         self._installed, self._seen = installed or self._installed, choice.link
 
@@ -253,7 +253,7 @@ class ModelSlot:
         recorder, start, self._start = self._recorder, self._start, self._clock()
         if recorder is None or self._installed is None or not recorder.recorded:
             return None
-        self._recorder = Recorder(self._installed.artifact, self._installed.baseline)
+        self._recorder = None  # the next answer makes one, if it is not another model's
         return _Window(recorder, start, self._start)
 
     def _write_beside(self, window: _Window) -> None:
@@ -268,7 +268,8 @@ class ModelSlot:
         return self._spool.append(summary.to_bytes())
 
     def _answer(self, installed: Installed, inputs: Array, labels: Labels | None) -> Answer:
-        assert self._recorder is not None  # noqa: S101  made with the model
+        recorder = self._recorder or Recorder(installed.artifact, installed.baseline)
+        self._recorder = recorder
         inputs = np.asarray(inputs, np.float32)
         if labels is not None and len(labels) != len(inputs):
             raise ValueError(f"{len(labels)} labels for {len(inputs)} inputs")
@@ -278,13 +279,13 @@ class ModelSlot:
             latency_ms = (time.perf_counter() - begin) * 1000
             answer = _judged(installed, outputs)
         except ModelError:
-            self._recorder.fail(len(inputs))
+            recorder.fail(len(inputs))
             raise
-        _record(self._recorder, features(inputs), latency_ms, answer)
+        _record(recorder, features(inputs), latency_ms, answer)
         if labels is not None:
             for expected, found in zip(labels, answer.predicted, strict=True):
                 if expected >= 0:
-                    self._recorder.label(bool(expected == found))
+                    recorder.label(bool(expected == found))
         return answer
 
 

@@ -9,6 +9,8 @@ import logging
 import os
 import re
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,7 @@ from typing import Final
 from wildflower.ota.device.runtime import LoadedModel, Runtime
 from wildflower.ota.errors import FormatError, ModelError, RefusedError
 from wildflower.ota.observe.baseline import Baseline
+from wildflower.ota.observe.recorder import Recorder
 from wildflower.ota.release.manifest import FileEntry, Release
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,9 @@ log = logging.getLogger(__name__)
 ROOT: Final = Path("/var/lib/wildflower")
 ROOT_VARIABLE: Final = "WILDFLOWER_ROOT"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+BREATH_S: Final = 0.001
+"""Between two steps of loading. Python hands its lock over after 5 ms of one thread's work only,
+and a caller that came in between would wait for as long; no step of ours takes one."""
 UNREADABLE: Final = (RefusedError, FormatError, ModelError, OSError)
 
 Link = tuple[int, int]
@@ -38,12 +44,14 @@ class Installed:
         artifact: Digest of the model file.
         model: The model.
         baseline: What its answers are counted against.
+        recorder: That counts them, empty.
     """
 
     release: str
     artifact: str
     model: LoadedModel
     baseline: Baseline
+    recorder: Recorder
 
 
 def find_device(name: str, root: Path | None = None) -> Path:
@@ -102,13 +110,19 @@ class Choice:
     refusal: str
 
 
-def choose(slots: Path, runtime: Runtime) -> Choice:
-    """Load the first slot that is what was signed: current, else previous."""
+def choose(slots: Path, runtime: Runtime, breathe: Callable[[], object] = lambda: None) -> Choice:
+    """Load the first slot that is what was signed: current, else previous.
+
+    Args:
+        slots: The device's slots.
+        runtime: What runs the model.
+        breathe: Called between steps, so that other threads have their turn.
+    """
     link = identity_of(slots)
     reasons: list[str] = []
     for name in ("current", "previous"):
         try:
-            return Choice(link, load_slot(slots / name, runtime), "; ".join(reasons))
+            return Choice(link, load_slot(slots / name, runtime, breathe), "; ".join(reasons))
         except UNREADABLE as error:
             reasons.append(f"slots/{name}: {error}")
             log.error("slot refused", extra={"slot": name, "reason": str(error)})
@@ -126,11 +140,18 @@ class Loading(threading.Thread):
 
     def run(self) -> None:
         """Choose."""
-        self.choice = choose(self._slots, self._runtime)
+        self.choice = choose(self._slots, self._runtime, lambda: time.sleep(BREATH_S))
 
 
-def load_slot(slot: Path, runtime: Runtime) -> Installed:
+def load_slot(
+    slot: Path, runtime: Runtime, breathe: Callable[[], object] = lambda: None
+) -> Installed:
     """Load a slot whose every byte is what was signed.
+
+    Args:
+        slot: Its directory, or a link to it.
+        runtime: What runs the model.
+        breathe: Called between steps, so that other threads have their turn.
 
     Raises:
         RefusedError: A digest is not the one that was signed.
@@ -141,10 +162,17 @@ def load_slot(slot: Path, runtime: Runtime) -> Installed:
     directory = slot.resolve(strict=True)
     manifest = (directory / "manifest.json").read_bytes()
     _check(manifest, directory.name, "the manifest")
+    breathe()
     release = Release.from_bytes(manifest)
-    model = _read(directory, release.artifact)
+    breathe()
     baseline = Baseline.from_bytes(_read(directory, release.file("baseline")))
-    return Installed(directory.name, release.artifact.digest, runtime.load(model), baseline)
+    breathe()
+    recorder = Recorder(release.artifact.digest, baseline)
+    breathe()
+    model = _read(directory, release.artifact)
+    breathe()
+    loaded = runtime.load(model)
+    return Installed(directory.name, release.artifact.digest, loaded, baseline, recorder)
 
 
 def _read(directory: Path, entry: FileEntry) -> bytes:

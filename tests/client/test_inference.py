@@ -10,6 +10,7 @@ from tests.slots_fakes import LABELS, NOON, WIDTH, commit, flip, install, refere
 
 from wildflower.client.hold import Holds
 from wildflower.client.inference import ModelSlot, Session
+from wildflower.client.installed import choose
 from wildflower.client.spool import Spool
 from wildflower.ota.device.runtime import LoadedModel, OrtRuntime
 from wildflower.ota.errors import ModelError, RefusedError
@@ -365,3 +366,21 @@ def test_a_session_that_cannot_store_a_summary_goes_on_answering(
         monkeypatch.undo()
     assert "a summary is lost" in caplog.text
     assert [summary.n for summary in spooled(tmp_path)] == [1]
+
+
+def test_loading_lets_others_have_their_turn_and_is_the_same_release(tmp_path: Path) -> None:
+    slot = commit(tmp_path, scaling_model(1.0))
+    turns: list[int] = []
+    found = choose(tmp_path / "slots", OrtRuntime(), lambda: turns.append(1))
+    assert found.installed is not None
+    assert (found.installed.release, found.installed.recorder.recorded) == (slot.name, 0)
+    assert len(turns) >= 4
+
+
+def test_counting_begins_anew_after_a_cut(tmp_path: Path) -> None:
+    commit(tmp_path, scaling_model(1.0))
+    with ModelSlot(tmp_path) as slot:
+        for rows in (ROWS, BRIGHT):
+            slot.infer(rows)
+            slot.cut()
+    assert [one.n for one in spooled(tmp_path)] == [2, 1]
