@@ -85,11 +85,11 @@ class Acceptance:
 
     def _refuse(self, document: RolloutDocument, error: ProvenanceError) -> None:
         """Report it, then remember it: a power cut in between repeats a report that is known."""
-        log.warning("refused: %s. %s", error, error.hint)
+        log.warning("not accepted: %s. %s", error, error.hint)
         about = canonical.digest(f"{document.release} {error}".encode())[:32]
         self.journal.queue(
             f"provenance/{document.rollout}/{about}",
-            Outcome.REFUSED,
+            Outcome.INCOMPATIBLE,  # with this owner: no failure of the release, others may want it
             rollout=document.rollout,
             release=document.release,
             running=running_artifact(self.slots),

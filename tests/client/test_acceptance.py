@@ -71,7 +71,7 @@ def refused(kit: Kit, server: FakeServer, good: Bundle, told: str) -> Entry:
     """Look twice; expect one refusal, no byte of the model, and the good release to run on."""
     before, asked = blobs_asked(server), statements_asked(server)
     report = kit.look()[-1]
-    assert (report.outcome, report.rollout) == (Outcome.REFUSED, "r2")
+    assert (report.outcome, report.rollout) == (Outcome.INCOMPATIBLE, "r2")
     assert told in report.reason
     assert "policy.toml" in report.reason
     assert report.running == good.release.artifact.digest
@@ -123,7 +123,7 @@ def test_another_rollout_of_it_is_told_again(kit: Kit, server: FakeServer, good:
     refused(kit, server, good, "found 4, expected >= 5")
     server.releases.roll_out(two, rollout="r3")
     told = [(one.rollout, one.outcome) for one in kit.look()[-2:]]
-    assert told == [("r2", Outcome.REFUSED), ("r3", Outcome.REFUSED)]
+    assert told == [("r2", Outcome.INCOMPATIBLE), ("r3", Outcome.INCOMPATIBLE)]
     assert [one.rollout for one in kit.look()[-2:]] == ["r2", "r3"]
 
 
@@ -206,7 +206,7 @@ def test_a_statement_that_was_tampered_with_is_refused(
     assert kit.running == good.digest
     assert any("wrong digest" in reason for _, reason in kit.told())
     file.write_bytes(genuine)
-    assert kit.look()[-1].outcome is Outcome.REFUSED
+    assert kit.look()[-1].outcome is Outcome.INCOMPATIBLE
     assert "found 4" in kit.told()[-1][1]
 
 

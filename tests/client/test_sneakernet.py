@@ -139,7 +139,7 @@ def owner_demands(device: Path, **demands: Any) -> None:
     save_policy(replace(load_policy(device), **demands), device)
 
 
-@pytest.mark.parametrize(("demanded", "outcome"), [(7, "committed"), (8, "refused")])
+@pytest.mark.parametrize(("demanded", "outcome"), [(7, "committed"), (8, "incompatible")])
 def test_where_a_release_comes_from_travels_along_and_decides(
     server: FakeServer, device: Path, pack: Pack, demanded: int, outcome: str
 ) -> None:
@@ -148,7 +148,7 @@ def test_where_a_release_comes_from_travels_along_and_decides(
     done = apply_bundle(device, pack())
     assert [told.partition(":")[0] for told in done.outcomes] == [outcome]
     assert (done.running == one.digest) is (outcome == "committed")
-    if outcome == "refused":
+    if outcome == "incompatible":
         assert done.waits == "provenance: devices in the model: found 7, expected >= 8"
         assert apply_bundle(device, pack()).outcomes == ()  # told once
 
