@@ -102,7 +102,8 @@ def load_config(directory: Path) -> AgentConfig:
     Raises:
         ConfigError: There are none, or a key or value is wrong.
     """
-    return replace(read(AgentConfig, directory / FILE), directory=directory)
+    # absolute, because programs of the owner's are started in directories of their own
+    return replace(read(AgentConfig, directory / FILE), directory=directory.absolute())
 
 
 def save_config(config: AgentConfig) -> None:

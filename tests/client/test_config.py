@@ -41,6 +41,14 @@ def test_what_is_written_is_read(
     assert load_config(directory) == config
 
 
+def test_a_device_knows_its_directory_wherever_its_programs_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_config(replace(GOOD, directory=tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_config(Path(tmp_path.name)).directory == tmp_path
+
+
 def test_the_file_explains_itself(tmp_path: Path) -> None:
     save_config(replace(GOOD, directory=tmp_path))
     text = (tmp_path / "agent.toml").read_text()
