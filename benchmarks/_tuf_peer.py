@@ -147,8 +147,14 @@ class Crashes:
 
     @classmethod
     def of(cls, verdicts: Iterable[Verdict]) -> "Crashes":
-        """Count verdicts."""
+        """Count verdicts.
+
+        Raises:
+            RuntimeError: There are none: no fault came.
+        """
         found = list(verdicts)
+        if not found:
+            raise RuntimeError("nothing was ever hit")
         torn, lost = sum(bool(one.torn) for one in found), sum(bool(one.lost) for one in found)
         return cls(len(found), torn, lost)
 

@@ -54,12 +54,18 @@ class Count:
 
 
 def crashes(*, quick: bool) -> dict[str, Count]:
-    """Return how each matrix ended: kills, and power cuts at the same points."""
+    """Return how each matrix ended: kills, and power cuts at the same points.
+
+    Raises:
+        RuntimeError: No fault came in one of them: it says nothing.
+    """
     every, counts = QUICK if quick else 1, {}
     for name in SAMPLE if quick else MATRICES:
         with tempfile.TemporaryDirectory() as place, MATRICES[name](Path(place), every) as matrix:
             counts[f"SIGKILL, {name}"] = _count(matrix.kills())
             counts[f"power cut, {name}"] = _count(matrix.power_cuts())
+    if untouched := [name for name, count in counts.items() if not count.points]:
+        raise RuntimeError(f"nothing was ever hit: {', '.join(untouched)}")
     return counts
 
 
