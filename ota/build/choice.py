@@ -7,16 +7,17 @@
 | WHOLE | the model's own build, made ready to be followed | as it is |
 
 A followed release must pass the same judge as the naive one and lose to it nowhere by more than
-`Tolerance` says; the first that does is taken, of those with the largest hold (int8) or step (fp32)
-first. Of the deltas the shorter wins, and one that is more than `plan.MAX_SHARE` of the whole file
-is none.
+`Tolerance` says; of those that do not, the first is taken, and those that lag furthest behind
+(`ota.build.lag`) or have the largest steps are tried first. Of that and the naive delta the shorter
+wins, and one that is more than `plan.MAX_SHARE` of the whole file is none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum, unique
 
 from wildflower.ota.build.followed import first, follow
+from wildflower.ota.build.lag import mixtures
 from wildflower.ota.delta.encode import diff
 from wildflower.ota.delta.fp32 import SHARES, coded_release, ready
 from wildflower.ota.delta.plan import is_worthwhile
@@ -74,14 +75,13 @@ class Choice:
         way: What it is.
         model: The file.
         delta: From the last release; b"" for a release that travels whole.
-        knob: Of a followed release, its hold (int8) or the share of its steps (fp32); None
-            otherwise.
+        knob: How a followed release was made, such as "hold 0.05"; "" for others.
     """
 
     way: Way
     model: bytes = field(repr=False)
     delta: bytes = field(repr=False, default=b"")
-    knob: float | None = None
+    knob: str = ""
 
 
 def choose_int8(
@@ -91,6 +91,7 @@ def choose_int8(
     *,
     limit: int,
     judge: Callable[[bytes], Quality],
+    error: Callable[[bytes], float] | None = None,
     tolerance: Tolerance | None = None,
 ) -> Choice:
     """Return what to release of an int8 model.
@@ -101,6 +102,8 @@ def choose_int8(
         master: The model in fp32 as that build's quantiser saw it (`quantise.prepared`).
         limit: Largest integer of a weight: 127, or 64 where the range is reduced.
         judge: Measures a build.
+        error: Measures how far a build's answers are from the fp32 model's; None to hold all
+            tensors alike.
         tolerance: By how much a followed release may be worse than the naive one.
 
     Raises:
@@ -114,7 +117,8 @@ def choose_int8(
         return follow(previous, naive, master, rules=Rules(hold), limit=limit)
 
     passes = _gate(judge, naive, tolerance or Tolerance())
-    return _shortest(previous, naive, whole, _followed(build, HOLDS, passes))
+    ways = _holds(build) if error is None else _lags(previous, master, build, error)
+    return _shortest(previous, naive, whole, _followed(ways, passes))
 
 
 def choose_fp32(
@@ -138,12 +142,13 @@ def choose_fp32(
         return whole
     known = regions_of(previous)
 
-    def build(share: float) -> bytes:
-        return coded_release(previous, own, known, there, share=share)
-
+    ways = (
+        (f"steps {share:g}", coded_release(previous, own, known, there, share=share))
+        for share in SHARES
+    )
     passes = _gate(judge, own, tolerance or Tolerance())
     # Between two files that are ready, even a naive delta knows steps where it finds some.
-    return _shortest(previous, whole.model, whole, _followed(build, SHARES, passes))
+    return _shortest(previous, whole.model, whole, _followed(ways, passes))
 
 
 def _gate(
@@ -154,27 +159,42 @@ def _gate(
     return lambda model: tolerance.allows(judge(model), standard)
 
 
+def _holds(build: Callable[[float], bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield the releases whose tensors are all held alike, by what they are called."""
+    for hold in HOLDS:
+        yield f"hold {hold:g}", build(hold)
+
+
+def _lags(
+    previous: bytes,
+    master: bytes,
+    build: Callable[[float], bytes],
+    error: Callable[[bytes], float],
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the releases whose tensors lag as far as each may, then the one that hardly lags."""
+    held = [build(hold) for hold in reversed(HOLDS)]
+    for number, model in enumerate(mixtures(previous, held, master, error), start=1):
+        yield f"lag {number}", model
+    yield "hold 0", held[0]
+
+
 def _followed(
-    build: Callable[[float], bytes], knobs: Sequence[float], passes: Callable[[bytes], bool]
-) -> tuple[bytes, float] | None:
-    """Return the first build that may go out, and its knob; None if none may."""
+    ways: Iterable[tuple[str, bytes]], passes: Callable[[bytes], bool]
+) -> tuple[str, bytes] | None:
+    """Return the first build that may go out, and what it is called; None if none may."""
     try:
-        for knob in knobs:
-            model = build(knob)
-            if passes(model):
-                return model, knob
+        return next((way for way in ways if passes(way[1])), None)
     except (QuantiseError, DeltaError):
-        pass  # another architecture than the last release's: there is nothing to follow
-    return None
+        return None  # another architecture than the last release's: there is nothing to follow
 
 
 def _shortest(
-    previous: bytes, naive: bytes, whole: Choice, followed: tuple[bytes, float] | None
+    previous: bytes, naive: bytes, whole: Choice, followed: tuple[str, bytes] | None
 ) -> Choice:
     """Return the way whose delta is the shortest, or the whole file."""
     ways = [_by_delta(Way.NAIVE, previous, naive)]
     if followed is not None:
-        model, knob = followed
+        knob, model = followed
         ways.append(replace(_by_delta(Way.FOLLOWED, previous, model), knob=knob))
     shortest = min(ways, key=lambda way: len(way.delta))
     return shortest if is_worthwhile(len(shortest.delta), len(shortest.model)) else whole

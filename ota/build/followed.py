@@ -189,6 +189,28 @@ def _tensors(data: bytes) -> dict[str, npt.NDArray[Any]]:
     return {one.name: numpy_helper.to_array(one) for one in graph.initializer}
 
 
+def steps_of(data: bytes) -> dict[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]]:
+    """Return the integers of each weight in int8, and the steps that multiply them, by its name.
+
+    Args:
+        data: An int8 ONNX file in QDQ form.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_from_string(data).graph
+    tensors = {one.name: one for one in graph.initializer}
+    found = {}
+    for one in _quantised(graph, tensors):
+        integers = numpy_helper.to_array(tensors[one.name])
+        if integers.dtype in (np.int8, np.uint8):
+            scales = numpy_helper.to_array(tensors[one.scale]).astype(np.float64)
+            shape = [-1 if at == one.axis else 1 for at in range(integers.ndim)]
+            steps = scales.reshape(shape if scales.size > 1 else [1] * integers.ndim)
+            found[one.source] = (integers.astype(np.int32), steps)
+    return found
+
+
 def _quantised(
     graph: "onnx.GraphProto", tensors: "dict[str, onnx.TensorProto]"
 ) -> Iterator[_Quantised]:

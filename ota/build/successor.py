@@ -8,7 +8,7 @@ it: what they refuse is dropped for the model's own build.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,22 @@ NEAR: Final = Tolerance(loss=0.01, agreement=0.003)
 """Of fp32: its own build differs nowhere, and a close call in 300 may tip until the next round."""
 CERTAIN: Final = 1e-3
 """Loss of a row below which answers are equally good: nothing is gained by more certainty."""
+SOME: Final = 64  # rows that tell which tensors may lag; answers are numbers there, not votes
 LIMITS: Final = {False: 127, True: 64}  # largest integer of a weight, by whether 7 bits hold it
-SUCCEED: Final = Stage("succeed", 2, {"loss": STRICT.loss, "agreement": STRICT.agreement})
+SUCCEED: Final = Stage("succeed", 3, {"loss": STRICT.loss, "agreement": STRICT.agreement})
 SUCCEED_FP32: Final = Stage("succeed-fp32", 1, {"loss": NEAR.loss, "agreement": NEAR.agreement})
+
+
+class Measures(Protocol):
+    """Says how good a build is; `Judge` does."""
+
+    def __call__(self, model: bytes, /) -> Quality:
+        """Return the quality of a model's file."""
+        ...
+
+    def error(self, model: bytes, /) -> float:
+        """Return how far its answers are from the fp32 model's, at least 0."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,7 @@ class Judge:
 
     def __call__(self, model: bytes) -> Quality:
         """Return the quality of a model's file."""
-        outputs = OrtRuntime().load(model).run(self.inputs).astype(np.float64)
+        outputs = _answers(model, self.inputs)
         moved = outputs - outputs.max(axis=1, keepdims=True)
         logarithms = moved - np.log(np.exp(moved).sum(axis=1, keepdims=True))
         losses = -logarithms[np.arange(len(self.targets)), self.targets.astype(np.intp)]
@@ -59,12 +72,18 @@ class Judge:
         agreement = float((outputs.argmax(1) == self.answers.argmax(1)).mean())
         return Quality(float(losses.mean()), agreement)
 
+    def error(self, model: bytes) -> float:
+        """Return the mean squared distance to the fp32 model's answers, on some of the rows."""
+        rows = np.linspace(0, len(self.inputs) - 1, min(SOME, len(self.inputs))).astype(np.intp)
+        difference = _answers(model, self.inputs[rows]) - self.answers[rows]
+        return float(np.square(difference).mean())
+
 
 def successor(
     naive: bytes,
     onnx: bytes,
     previous: bytes | None,
-    judge: Callable[[bytes], Quality],
+    judge: Measures,
     *,
     reduce_range: bool,
 ) -> bytes:
@@ -86,6 +105,7 @@ def successor(
             prepared(onnx),
             limit=LIMITS[reduce_range],
             judge=judge,
+            error=judge.error,
             tolerance=STRICT,
         )
     except (QuantiseError, DeltaError, DecodeError) as error:
@@ -114,6 +134,10 @@ def coded_successor(
         return own, Precision.FP32
     _tell(chosen)
     return chosen.model, Precision.CODED if chosen.way is Way.FOLLOWED else Precision.FP32
+
+
+def _answers(model: bytes, inputs: Array) -> npt.NDArray[np.float64]:
+    return OrtRuntime().load(model).run(inputs).astype(np.float64)
 
 
 def _tell(chosen: Choice) -> None:

@@ -38,7 +38,7 @@ def test_the_largest_steps_that_the_judge_allows_are_released() -> None:
     found = choose_fp32(
         BEFORE, OWN, judge=lambda data: BAD if data in refused else GOOD, tolerance=Tolerance(0, 0)
     )
-    assert (found.way, found.model, found.knob) == (Way.FOLLOWED, coded(SHARES[2]), SHARES[2])
+    assert (found.way, found.model, found.knob) == (Way.FOLLOWED, coded(SHARES[2]), "steps 0.1875")
     assert len(found.delta) < 0.2 * len(found.model)
 
 
@@ -46,7 +46,7 @@ def test_where_no_steps_are_good_enough_the_own_build_goes_out_by_its_delta() ->
     found = choose_fp32(
         BEFORE, OWN, judge=lambda data: GOOD if data == OWN else BAD, tolerance=Tolerance(0, 0)
     )
-    assert (found.way, found.model, found.knob) == (Way.NAIVE, READY, None)
+    assert (found.way, found.model, found.knob) == (Way.NAIVE, READY, "")
     assert 0.2 < len(found.delta) / len(found.model) < 0.5  # steps of the grid: 16 bits at most
 
 
@@ -66,4 +66,4 @@ def test_a_model_of_another_shape_goes_out_whole() -> None:
 
 def test_a_release_of_another_format_is_not_followed() -> None:
     found = choose_fp32(b"no file that anybody knows", OWN, judge=lambda _: GOOD)
-    assert (found.way, found.knob) == (Way.WHOLE, None)
+    assert (found.way, found.knob) == (Way.WHOLE, "")

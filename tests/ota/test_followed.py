@@ -181,7 +181,7 @@ GOOD = Quality(1.0, 0.98)
 def test_the_first_release_goes_out_whole(rounds: list[Round]) -> None:
     one = rounds[0]
     found = choose_int8(None, one.naive, one.master, limit=LIMIT, judge=lambda _: GOOD)
-    assert (found.way, found.delta, found.knob) == (Way.WHOLE, b"", None)
+    assert (found.way, found.delta, found.knob) == (Way.WHOLE, b"", "")
 
 
 def test_the_largest_hold_that_the_judge_allows_is_released(rounds: list[Round]) -> None:
@@ -195,7 +195,7 @@ def test_the_largest_hold_that_the_judge_allows_is_released(rounds: list[Round])
         limit=LIMIT,
         judge=lambda model: Quality(2.0, 0.9) if model in bad else GOOD,
     )
-    assert (found.way, found.knob, found.model) == (Way.FOLLOWED, 0.05, follow(base, after))
+    assert (found.way, found.knob, found.model) == (Way.FOLLOWED, "hold 0.05", follow(base, after))
     assert len(found.delta) == sent(base, found.model)
 
 
@@ -210,7 +210,7 @@ def test_where_nothing_followed_is_good_enough_the_naive_build_goes_out(
         limit=LIMIT,
         judge=lambda model: GOOD if model == after.naive else Quality(2.0, 0.9),
     )
-    assert (found.way, found.model, found.knob) == (Way.NAIVE, after.naive, None)
+    assert (found.way, found.model, found.knob) == (Way.NAIVE, after.naive, "")
 
 
 def test_a_delta_that_saves_little_is_not_made(
@@ -228,7 +228,7 @@ def test_another_architecture_goes_out_by_its_own_build(rounds: list[Round]) -> 
         other.naive, rounds[0].naive, rounds[0].master, limit=LIMIT, judge=lambda _: GOOD
     )
     assert found.way in (Way.NAIVE, Way.WHOLE)
-    assert found.knob is None
+    assert found.knob == ""
 
 
 @pytest.mark.parametrize(

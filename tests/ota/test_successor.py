@@ -1,5 +1,6 @@
 """Artifacts that follow the last release: shorter to fetch, and no worse."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -137,18 +138,29 @@ def test_a_successor_that_the_gates_refuse_gives_way_to_the_own_build(
     assert (found.model, found.report.passed) == (own_build(SECOND), True)
 
 
+@dataclass(frozen=True)
+class Opinion:
+    """A judge who knows what he thinks of each build."""
+
+    known: dict[bytes, Quality]
+    others: Quality
+
+    def __call__(self, model: bytes) -> Quality:
+        return self.known.get(model, self.others)
+
+    def error(self, model: bytes) -> float:
+        return float(len(model))
+
+
 WORSE = {"in loss": Quality(1.02, 0.9), "in agreement": Quality(1.0, 0.899)}
 
 
 @pytest.mark.parametrize("worse", WORSE.values(), ids=WORSE)
 def test_a_first_release_is_made_ready_only_where_that_costs_nothing(worse: Quality) -> None:
     own, onnx = own_build(SECOND), onnx_of(SECOND)
-
-    def judge(model: bytes) -> Quality:
-        return Quality(1.0, 0.9) if model == own else worse
-
-    assert successor(own, onnx, None, judge, reduce_range=False) == own
-    ready = successor(own, onnx, None, lambda _: worse, reduce_range=False)
+    good = Quality(1.0, 0.9)
+    assert successor(own, onnx, None, Opinion({own: good}, worse), reduce_range=False) == own
+    ready = successor(own, onnx, None, Opinion({}, worse), reduce_range=False)
     assert ready == first(own, prepared(onnx), limit=127) != own
 
 
@@ -170,3 +182,12 @@ def test_more_certainty_than_enough_is_no_gain(store: BuildStore) -> None:
     rows = PROXY.inputs[:20]
     outputs = OrtRuntime().load(model).run(rows)
     assert Judge(rows, outputs.argmax(1), outputs)(model).loss == pytest.approx(CERTAIN, rel=0.5)
+
+
+def test_an_error_is_the_distance_to_the_fp32_answers(store: BuildStore) -> None:
+    model = build(store, FIRST, GENERIC, None).model
+    rows = PROXY.inputs[:100]
+    outputs = OrtRuntime().load(model).run(rows)
+    assert Judge(rows, outputs.argmax(1), outputs).error(model) == pytest.approx(0, abs=1e-9)
+    assert Judge(rows, outputs.argmax(1), outputs + 2).error(model) == pytest.approx(4)
+    assert Judge(rows[:3], outputs[:3].argmax(1), outputs[:3] + 1).error(model) == pytest.approx(1)
