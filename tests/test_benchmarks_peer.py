@@ -67,3 +67,8 @@ def test_crashes_of_its_client_are_counted_and_recovered_from(sides: Mapping[str
     assert counted.lost == 0
     both = counted + Crashes(2, 1, 1)
     assert str(both) == f"{counted.torn + 1} torn, 1 lost of {counted.points + 2}"
+
+
+def test_crashes_that_never_came_are_no_success() -> None:
+    with pytest.raises(RuntimeError, match="nothing was ever hit"):
+        Crashes.of([])
