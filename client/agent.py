@@ -240,8 +240,8 @@ class Agent:
             work()
         except (ChannelError, ConfigError, OtaError) as error:
             if not self.stop.is_set():
-                told = f"{type(error).__name__}: {error} {error.hint}".rstrip()
-                log.warning("%s", told)
+                advice = error.hint or "It is tried again by itself."
+                log.warning("%s: %s. What runs goes on. %s", type(error).__name__, error, advice)
             return False
         return True
 

@@ -1,18 +1,20 @@
 """`wildflower agent doctor`: how a device is, in plain words, and what to do about it.
 
 Each check judges values, so that a test can show it a device it dislikes; `client.examination`
-reads those values. A check that fails names what keeps running all the same: on a device that
-is most often the model.
+reads those values. A check that is not content says what is wrong and by which rule, what goes on
+all the same (on a device that is most often the model), and what to do.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 from wildflower.client.history import PHASES
 from wildflower.client.hold import Hold
 from wildflower.client.owner import Owner
 from wildflower.doctor import Check, State
+from wildflower.ota.device import probation
 from wildflower.ota.device.acceptance import Demands, Rejection
 from wildflower.ota.device.conditions import Answer, Verdict
 from wildflower.ota.device.decision import Setback
@@ -43,14 +45,17 @@ def check_agent(
         poll_s: How often it looks.
     """
     if not is_running:
-        found = "does not run; the model answers all the same, updates and reports wait"
+        found = "does not run: updates and reports wait; what is installed answers all the same"
         return Check("agent", State.WARN, found, START)
     if last_turn is None:
         return Check("agent", State.OK, "has just been started")
     age_s = (now - last_turn).total_seconds()
     if age_s > max(QUIET * poll_s, LEAST_QUIET_S):
         found = f"runs, but has told nothing for {age_s / 60:.0f} minutes"
-        advice = "It may be in a long download: see its log. If it is stuck, restart it."
+        advice = (
+            "It may be in a long download: see its log. If it is stuck, restart it; what is "
+            "installed answers all the same."
+        )
         return Check("agent", State.WARN, found, advice)
     return Check("agent", State.OK, f"runs, last looked around {max(age_s, 0):.0f} s ago")
 
@@ -66,7 +71,7 @@ def check_model(running: str, release: Release | None, *, is_intact: bool, fallb
     """
     if not running:
         advice = "The agent installs the first release that a rollout offers; see `agent history`."
-        return Check("model", State.WARN, "none is installed yet", advice)
+        return Check("model", State.WARN, "none is installed yet: nothing can answer", advice)
     if release is not None and is_intact:
         found = f"{release.model_name} {release.order} ({running[:12]}), every byte as signed"
         return Check("model", State.OK, found)
@@ -90,12 +95,21 @@ def check_fallback(before: str, *, is_intact: bool) -> Check:
         return Check("way back", State.OK, "none yet: there was no earlier release")
     if is_intact:
         return Check("way back", State.OK, f"{before[:12]}, every byte as signed")
-    advice = "The next update brings a new way back. Look at the disk."
+    advice = (
+        "What runs goes on. The agent fetches again what is damaged, as soon as your rules and a "
+        "source allow. Look at the disk: files do not change on their own."
+    )
     return Check("way back", State.WARN, f"{before[:12]} is damaged", advice)
 
 
 def check_update(
-    state: UpdateState, setbacks: Mapping[str, Setback], waiting: Sequence[str], now: datetime
+    state: UpdateState,
+    setbacks: Mapping[str, Setback],
+    waiting: Sequence[str],
+    now: datetime,
+    *,
+    reasons: Mapping[str, str] = MappingProxyType({}),
+    healthy_s: float = 0.0,
 ) -> Check:
     """Say what is under way, and what it waits for.
 
@@ -104,23 +118,44 @@ def check_update(
         setbacks: Releases that could not be installed, by digest.
         waiting: What keeps a new release from taking over, each in a sentence.
         now: The time.
+        reasons: Why they could not, by digest.
+        healthy_s: Seconds for which a release on probation was seen to do well.
     """
     if state.phase is not Phase.IDLE:
-        found = f"the device {PHASES[state.phase]} {state.digest[:12]}"
+        found = f"the device {PHASES[state.phase]} {state.digest[:12]}{_trial(state, healthy_s)}"
         if waiting:
             return Check("update", State.OK, f"{found}; it waits: {'; '.join(waiting)}")
         if state.wakes > 1:
-            advice = "Look in the log for what ends the agent, or at the power supply."
+            advice = (
+                "What ran before goes on until it is through. Look in the log for what ends the "
+                "agent, or at the power supply."
+            )
             return Check("update", State.WARN, f"{found}, after {state.wakes} restarts", advice)
         return Check("update", State.OK, found)
     if not setbacks:
         return Check("update", State.OK, "nothing is under way")
-    told = [
-        f"{digest[:12]} failed {one.count} times, tried again "
-        + ("at the next look" if one.retry_at() <= now else f"at {one.retry_at():%F %R} UTC")
-        for digest, one in setbacks.items()
-    ]
-    return Check("update", State.WARN, "; ".join(told), "`wildflower agent history` says why.")
+    told = [_setback(digest, one, reasons.get(digest, ""), now) for digest, one in setbacks.items()]
+    advice = "What runs goes on. `wildflower agent history` tells the whole story."
+    return Check("update", State.WARN, "; ".join(told), advice)
+
+
+def _trial(state: UpdateState, healthy_s: float) -> str:
+    """Return how far a probation has come; "" outside one."""
+    if state.release is None or state.since is None or state.phase is not Phase.PROBATION:
+        return ""
+    budget = state.release.trial
+    until = probation.deadline(budget, state.since)
+    return (
+        f": {healthy_s:.0f} of {budget.probation_s} healthy seconds were seen; without the rest "
+        f"by {until:%F %R} UTC it is taken back"
+    )
+
+
+def _setback(digest: str, one: Setback, reason: str, now: datetime) -> str:
+    again = "at the next look" if one.retry_at() <= now else f"at {one.retry_at():%F %R} UTC"
+    why = f": {reason}" if reason else ""
+    times = "once" if one.count == 1 else f"{one.count} times"
+    return f"{digest[:12]} could not be installed, {times}{why}; if it is offered, again {again}"
 
 
 def check_quarantine(quarantined: Mapping[str, str]) -> Check:
@@ -128,18 +163,21 @@ def check_quarantine(quarantined: Mapping[str, str]) -> Check:
     if not quarantined:
         return Check("quarantine", State.OK, "empty")
     told = [f"{digest[:12]}: {reason}" for digest, reason in quarantined.items()]
-    advice = "They are never tried again here. A new release of the model is what helps."
+    advice = (
+        "What ran before them goes on. They are never tried again here; a new release of the "
+        "model is what helps."
+    )
     return Check("quarantine", State.WARN, "; ".join(told), advice)
 
 
 def check_owner(owner: Owner, running: str) -> Check:
     """Say what the owner decided, and what it keeps from happening."""
     if owner.paused:
-        advice = "`wildflower agent resume` lets new releases in again."
+        advice = "What runs goes on. `wildflower agent resume` lets new releases in again."
         return Check("owner", State.WARN, f"paused: {owner.paused}", advice)
     if not owner.pinned:
         return Check("owner", State.OK, "neither paused nor pinned")
-    advice = "`wildflower agent unpin` lets other releases in again."
+    advice = "What runs goes on. `wildflower agent unpin` lets other releases in again."
     if owner.pinned != running:
         found = f"pinned to {owner.pinned[:12]}, which does not run"
         return Check("owner", State.WARN, found, advice)
@@ -218,10 +256,16 @@ def check_certificate(until: datetime, now: datetime) -> Check:
 
     Args:
         until: When it ends.
-        now: The time.
+        now: The time; one that cannot be right judges nothing.
     """
+    if now.year >= LAST_YEAR:
+        found = f"ends on {until:%F}; whether it has cannot be told by this clock"
+        return Check("certificate", State.WARN, found, "What runs goes on. Set the clock first.")
     found = f"valid until {until:%F} ({(until - now).days} days)"
-    advice = "Enrol again with a new join token: `wildflower device enroll`."
+    advice = (
+        "What runs goes on, also without one. Enrol again with a new join token: "
+        "`wildflower device enroll`."
+    )
     if until <= now:
         ended = f"ended on {until:%F}: the server does not know this device any more"
         return Check("certificate", State.FAIL, ended, advice)
@@ -238,18 +282,31 @@ def check_owed(reports: int, summaries: int, dropped: int) -> Check:
         summaries: Summaries that were not.
         dropped: Summaries that were given up for space.
     """
-    found = f"{reports} reports and {summaries} summaries wait for the server"
+    found = f"{_count(reports, 'report')} and {_count(summaries, 'summary')} wait for the server"
     if dropped:
-        advice = "The server was away for long. The next summary says how many are missing."
-        return Check("owed", State.WARN, f"{found}, {dropped} summaries were given up", advice)
+        advice = (
+            "The server was away for long; what runs goes on. The next summary says how many are "
+            "missing."
+        )
+        given_up = _count(dropped, "summary")
+        return Check("owed", State.WARN, f"{found}; for want of space {given_up} gone", advice)
     if reports > MANY_REPORTS:
-        return Check("owed", State.WARN, found, "Try `wildflower agent doctor --online`.")
+        advice = "What runs goes on. `wildflower agent doctor --online` says what is in the way."
+        return Check("owed", State.WARN, found, advice)
     return Check("owed", State.OK, found)
+
+
+def _count(number: int, what: str) -> str:
+    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{number} {what if number == 1 else plural}"
 
 
 def check_journal(*, has_damaged: bool) -> Check:
     """Say whether the disk has once torn the journal."""
     if not has_damaged:
         return Check("journal", State.OK, "whole")
-    advice = "Look at the disk. Remove journal.damaged when nobody wants to study it any more."
+    advice = (
+        "What runs goes on. Look at the disk. Remove journal.damaged when nobody wants to study "
+        "it any more."
+    )
     return Check("journal", State.WARN, "was damaged once and begun anew from the slots", advice)

@@ -11,7 +11,6 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from wildflower.client.acceptance import rejection_of
 from wildflower.client.agent import status_of
 from wildflower.client.config import AgentConfig, load_config
 from wildflower.client.errors import ClientError
+from wildflower.client.health import healthy_seconds
 from wildflower.client.hold import Holds
 from wildflower.client.identity import Identity
 from wildflower.client.owner import load_owner
@@ -34,7 +34,7 @@ from wildflower.doctor import Check, Diagnosis, State
 from wildflower.ota import canonical
 from wildflower.ota.device.acceptance import Demands
 from wildflower.ota.device.conditions import Conditions, decide
-from wildflower.ota.device.journal import Journal
+from wildflower.ota.device.journal import Journal, glance
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FormatError, OtaError
 
@@ -62,7 +62,7 @@ class Examination:
             policy = load_policy(self.directory)
             identity = Identity.load(self.directory)
         except ClientError as error:
-            found = f"{error}; the agent does not start, the model answers all the same"
+            found = f"{error}; the agent does not start, what is installed answers all the same"
             yield Check("settings", State.FAIL, found, error.hint)
             return
         yield Check(
@@ -74,7 +74,11 @@ class Examination:
         yield doctor.check_holds(Holds(self.directory).standing())
         yield doctor.check_fetching(decide(policy.fetching, self._look(), self.now.astimezone()))
         certificate = x509.load_pem_x509_certificate(identity.certificate_pem)
-        yield doctor.check_certificate(certificate.not_valid_after_utc, self.now)
+        seen = self._seen()
+        yield doctor.check_time(self.now, seen)
+        yield doctor.check_certificate(
+            certificate.not_valid_after_utc, max(self.now, seen or self.now)
+        )
         if online:
             yield from self._sources(config, identity)
             yield check_channel(config.endpoints_channel, identity.ssl_context())
@@ -97,6 +101,8 @@ class Examination:
     def _slots(self) -> Iterator[Check]:
         if not (self.directory / "slots").is_dir():
             yield doctor.check_model("", None, is_intact=False, fallback="")
+            yield doctor.check_space(shutil.disk_usage(self.directory).free, 0)
+            yield doctor.check_owner(load_owner(self.directory), "")
             return
         slots = Slots(self.directory / "slots")
         running, before = slots.running(), slots.before()
@@ -118,12 +124,19 @@ class Examination:
         if not path.exists():
             return
         try:
-            with closing(Journal.peek(path)) as journal:
+            with glance(path) as journal:
                 yield from self._remembered(journal)
                 yield doctor.check_acceptance(demands, rejection_of(journal), self.now)
         except OtaError as error:
-            advice = "The agent sets it aside when it starts, and goes on from the slots."
-            yield Check("journal", State.WARN, str(error), advice)
+            yield Check("journal", State.WARN, str(error), error.hint)
+
+    def _seen(self) -> datetime | None:
+        """Return when signed metadata was last found fresh; None for never, or nobody knows."""
+        try:
+            with glance(self.directory / "journal.db") as journal:
+                return canonical.from_time(journal.fact("seen-time"))
+        except OtaError:
+            return None
 
     def _remembered(self, journal: Journal) -> Iterator[Check]:
         state = journal.load()
@@ -131,14 +144,16 @@ class Examination:
         running = str(status_of(self.directory).get("release", ""))
         if why := load_owner(self.directory).obstacle(state.digest, running):
             waiting.append(why)
-        yield doctor.check_update(state, journal.setbacks(), waiting, self.now)
+        yield doctor.check_update(
+            state,
+            journal.setbacks(),
+            waiting,
+            self.now,
+            reasons={entry.release: entry.reason for entry in journal.reports() if entry.reason},
+            healthy_s=healthy_seconds(journal, state.attempt),
+        )
         yield doctor.check_quarantine(journal.quarantined())
         yield doctor.check_journal(has_damaged=(self.directory / "journal.damaged").exists())
-        try:
-            seen = canonical.from_time(journal.fact("seen-time"))
-        except FormatError:
-            seen = None
-        yield doctor.check_time(self.now, seen)
         yield doctor.check_owed(len(journal.reports(unsent=True)), *self._summaries())
 
     def _summaries(self) -> tuple[int, int]:
@@ -235,5 +250,8 @@ def check_channel(address: str, context: ssl.SSLContext) -> Check:
         ):
             return Check(name, State.OK, "answers with a certificate of the pinned CA")
     except (OSError, ValueError) as error:
-        advice = "Releases do not need it; hints, reports, summaries and training wait."
+        advice = (
+            "What runs goes on, and releases do not need it; hints, reports, summaries and "
+            "training wait. Is the server up, and this network open for its port?"
+        )
         return Check(name, State.WARN, str(error), advice)

@@ -68,7 +68,7 @@ class Watcher:
         if not budget.probation_s:
             return Done()
         ailment = self._ailment(effect)
-        healthy_s = self._seconds(effect.attempt)
+        healthy_s = healthy_seconds(self.journal, effect.attempt)
         if not ailment:
             healthy_s = self._count(effect.attempt, healthy_s)
         event = probation.decide(
@@ -83,14 +83,6 @@ class Watcher:
     def _is_whole(self, release: Release) -> bool:
         """Whether it is still the release that ran, every byte of it."""
         return self.slots.running() == release.digest and self.slots.is_complete(release)
-
-    def _seconds(self, attempt: int) -> float:
-        """Return the healthy seconds that the journal knows of an attempt."""
-        whose, _, seconds = self.journal.fact(HEALTHY).partition(" ")
-        try:
-            return max(0.0, float(seconds)) if whose == str(attempt) else 0.0
-        except ValueError:  # a flipped bit: counted anew
-            return 0.0
 
     def _count(self, attempt: int, healthy_s: float) -> float:
         """Add what has passed since the last good look of this process."""
@@ -115,7 +107,7 @@ class Watcher:
         environment = {
             "WILDFLOWER_RELEASE": digest,
             "WILDFLOWER_SLOT": str(self.slots.path(digest)),
-            "WILDFLOWER_HEALTHY_S": f"{self._seconds(effect.attempt):.0f}",
+            "WILDFLOWER_HEALTHY_S": f"{healthy_seconds(self.journal, effect.attempt):.0f}",
         }
         try:
             ended = run_program(
@@ -128,6 +120,15 @@ class Watcher:
         except ProgramError as error:
             return f"the health check {error}"
         return "" if ended.code == 0 else f"the health check {ended}"
+
+
+def healthy_seconds(journal: Journal, attempt: int) -> float:
+    """Return the seconds for which the release of an attempt was seen to do well."""
+    whose, _, seconds = journal.fact(HEALTHY).partition(" ")
+    try:
+        return max(0.0, float(seconds)) if whose == str(attempt) else 0.0
+    except ValueError:  # a flipped bit: counted anew
+        return 0.0
 
 
 def recorded_ailment(config: AgentConfig, artifact: str, since: datetime) -> str:

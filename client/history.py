@@ -12,11 +12,34 @@ from wildflower.ota.release.manifest import Release
 
 OUTCOMES: Final[Mapping[Outcome, str]] = {
     Outcome.COMMITTED: "installed",
-    Outcome.ROLLED_BACK: "went back from",
+    Outcome.ROLLED_BACK: "did not keep",
     Outcome.REFUSED: "refused",
-    Outcome.INCOMPATIBLE: "cannot run",
+    Outcome.INCOMPATIBLE: "cannot take",
     Outcome.FAILED: "could not install",
 }
+AFTERWARDS: Final[Mapping[Outcome, str]] = {
+    Outcome.COMMITTED: "",
+    Outcome.ROLLED_BACK: "what ran before it runs; a better release is what helps",
+    Outcome.REFUSED: "what runs goes on; a release and a source that keep this rule are what helps",
+    Outcome.INCOMPATIBLE: "what runs goes on; a release for what this device is and asks for helps",
+    Outcome.FAILED: "what runs goes on; it is tried again by itself",
+}
+"""What stays, and what is to be done."""
+OTHERWISE: Final[Mapping[str, tuple[str, str]]] = {
+    "stuck": (
+        "was ordered back from",
+        "what runs goes on; a better release is what helps",
+    ),
+    "kept": (
+        "was ordered back from",
+        "what runs goes on; `wildflower agent unpin` or `pinned_recall` lets it go",
+    ),
+    "damage": (
+        "found damage in",
+        "what is whole goes on; it is mended by itself, so look at the disk",
+    ),
+}
+"""What happened and what then, where it is no outcome of an update: by the beginning of its key."""
 PHASES: Final[Mapping[str, str]] = {
     "idle": "nothing is under way",
     "checked": "looks whether it can run",
@@ -47,7 +70,8 @@ class Happening:
         what: What happened, in a few words.
         release: Digest of the release; "" where none could be verified.
         rollout: Id of the rollout; "" outside one.
-        why: The reason; "" for success.
+        why: The reason, and by which rule; "" for success.
+        then: What stays and what is to be done; "" for success.
         is_told: Whether the server knows.
     """
 
@@ -56,6 +80,7 @@ class Happening:
     release: str
     rollout: str
     why: str
+    then: str
     is_told: bool
 
 
@@ -74,12 +99,16 @@ def timeline(
         return told
     what = f"{PHASES[state.phase]} {_name(state.digest, known, state.release)}"
     why = state.reason or (f"restarted {state.wakes} times in this phase" if state.wakes else "")
-    return [*told, Happening(None, what, state.digest, state.rollout, why, is_told=False)]
+    return [*told, Happening(None, what, state.digest, state.rollout, why, "", is_told=False)]
 
 
 def _past(entry: Entry, known: Mapping[str, Release]) -> Happening:
-    what = f"{OUTCOMES[entry.outcome]} {_name(entry.release, known)}"
-    return Happening(entry.at, what, entry.release, entry.rollout, entry.reason, entry.sent)
+    usual = OUTCOMES[entry.outcome], AFTERWARDS[entry.outcome]
+    kind = entry.key.partition("/")[0]
+    verb, then = OTHERWISE.get(kind, usual)
+    about = "the slots" if kind == "damage" and not entry.release else _name(entry.release, known)
+    what = f"{verb} {about}"
+    return Happening(entry.at, what, entry.release, entry.rollout, entry.reason, then, entry.sent)
 
 
 def _name(digest: str, known: Mapping[str, Release], release: Release | None = None) -> str:

@@ -1,6 +1,5 @@
 """`wildflower agent doctor` and `history`: how a device is, and how it came to be so."""
 
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from wildflower.client.examination import examine
 from wildflower.client.history import timeline
 from wildflower.doctor import Diagnosis
 from wildflower.ota import canonical
-from wildflower.ota.device.journal import Journal
+from wildflower.ota.device.journal import glance
 from wildflower.ota.device.slots import Slots
 
 app = typer.Typer(no_args_is_help=True, help="Run and inspect a device's agent.")
@@ -29,6 +28,7 @@ class HistoryLine:
     at: str
     what: str
     why: str
+    then: str
     release: str
     rollout: str
     told: bool
@@ -68,13 +68,14 @@ def history(
     if not path.exists():
         return History(config.device_id, [])
     known = {one.digest: one for one in Slots(directory / "slots").releases()}
-    with closing(Journal.peek(path)) as journal:
+    with glance(path) as journal:
         happened = timeline(journal.reports(), journal.load(), known)
     lines = [
         HistoryLine(
             canonical.to_time(one.at) if one.at else "",
             one.what,
             one.why,
+            one.then,
             one.release,
             one.rollout,
             one.is_told,

@@ -137,7 +137,7 @@ class Journal:
             connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
             connection.execute("SELECT 1 FROM state").fetchone()
         except sqlite3.Error as error:
-            raise StorageError(f"the journal {path} cannot be read: {error}") from error
+            raise _unreadable(path, error) from error
         return cls(connection)
 
     def close(self) -> None:
@@ -318,6 +318,28 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
     except (ValueError, TypeError, FormatError) as error:
         log.error("a report cannot be read and is left out: %s", error)
         return None
+
+
+@contextmanager
+def glance(path: Path) -> Iterator[Journal]:
+    """Look into an existing journal, beside the agent that writes it or without one.
+
+    Raises:
+        StorageError: There is none that can be read, to its end.
+    """
+    try:
+        with closing(Journal.peek(path)) as journal:
+            yield journal
+    except sqlite3.Error as error:  # a page that the disk has torn, behind a head that is whole
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> StorageError:
+    return StorageError(
+        f"the journal {path} cannot be read: {error}",
+        hint="What runs goes on. The agent sets the journal aside when it starts, and goes on "
+        "from the slots.",
+    )
 
 
 @contextmanager

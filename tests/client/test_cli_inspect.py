@@ -100,7 +100,7 @@ def test_what_is_wrong_is_told_with_what_runs_and_what_to_do(
     assert found["owner"]["found"] == "paused: trade fair"
     assert "measuring" in found["holds"]["found"]
     assert found["journal"]["state"] == found["agent"]["state"] == "warn"
-    assert "1 summaries" in found["owed"]["found"]
+    assert "1 summary" in found["owed"]["found"]
     warned = [one for one in told["checks"] if one["state"] != "ok"]
     assert all(one["advice"] for one in warned)
 
@@ -157,6 +157,19 @@ def test_a_journal_that_cannot_be_read_hides_nothing_else(kit: Kit, server: Fake
     assert (found["journal"].state, found["model"].state) == (State.WARN, State.OK)
 
 
+def test_a_journal_that_is_torn_behind_its_head_is_told_and_crashes_nothing(
+    kit: Kit, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(kit, server, 1)
+    path = kit.directory / "journal.db"
+    data = path.read_bytes()
+    path.write_bytes(data[:8192] + b"\xff" * (len(data) - 8192))  # the head, and the state's page
+    assert checks(kit)["journal"].state is State.WARN
+    code, told = call(capsys, "agent", "history", "--dir", str(kit.directory))
+    assert (code, told["error"]["type"]) == (1, "StorageError")
+    assert "What runs goes on" in told["error"]["hint"]
+
+
 def test_settings_that_are_wrong_are_told(kit: Kit) -> None:
     (kit.directory / "policy.toml").write_text('secag = "required"')
     found = checks(kit)
@@ -176,7 +189,7 @@ def test_the_history_tells_what_happened_and_why(
     install(kit, server, 2, is_bad=True)
     _, told = call(capsys, *command)
     assert told["happened"][0]["what"] == "installed light 1"
-    assert told["happened"][1]["what"].startswith("went back from release")
+    assert told["happened"][1]["what"].startswith("did not keep release")
     assert told["happened"][1]["why"]
     _, told = call(capsys, *command, "--last", "1")
     assert len(told["happened"]) == 1

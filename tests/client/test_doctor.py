@@ -24,7 +24,7 @@ MINUTE = timedelta(minutes=1)
 @pytest.mark.parametrize(
     ("is_running", "minutes", "state", "told"),
     [
-        (False, 1, State.WARN, "the model answers all the same"),
+        (False, 1, State.WARN, "what is installed answers all the same"),
         (True, None, State.OK, "just been started"),
         (True, 1, State.OK, "60 s ago"),
         (True, 9, State.OK, "540 s ago"),
@@ -82,10 +82,23 @@ def test_an_update_is_told_with_what_it_waits_for() -> None:
 
 def test_what_could_not_be_installed_is_told_with_when_it_is_tried_again() -> None:
     setbacks = {"ab" * 32: Setback(1, NOON), "cd" * 32: Setback(2, NOON - timedelta(days=2))}
-    check = doctor.check_update(UpdateState(), setbacks, [], NOON)
+    reasons = {"ab" * 32: "memory: found 1, expected >= 2"}
+    check = doctor.check_update(UpdateState(), setbacks, [], NOON, reasons=reasons)
     assert check.state is State.WARN
-    assert "abababababab failed 1 times, tried again at 2026-06-01 12:05 UTC" in check.found
-    assert "cdcdcdcdcdcd failed 2 times, tried again at the next look" in check.found
+    assert check.found == (
+        "abababababab could not be installed, once: memory: found 1, expected >= 2; "
+        "if it is offered, again at 2026-06-01 12:05 UTC; "
+        "cdcdcdcdcdcd could not be installed, 2 times; if it is offered, again at the next look"
+    )
+
+
+def test_a_probation_is_told_with_how_far_it_is_and_until_when() -> None:
+    watched = replace(ONE, trial=replace(ONE.trial, probation_s=3600))
+    state = UpdateState(Phase.PROBATION, watched, "r1", attempt=1, since=NOON)
+    check = doctor.check_update(state, {}, [], NOON, healthy_s=90.0)
+    assert check.state is State.OK
+    assert "90 of 3600 healthy seconds were seen" in check.found
+    assert check.found.endswith("by 2026-06-02 16:00 UTC it is taken back")
 
 
 def test_quarantine_is_told_with_the_reason() -> None:
@@ -169,6 +182,12 @@ def test_a_certificate_is_told_before_it_ends(days: int, state: State) -> None:
 def test_what_the_server_was_not_told_is_counted(reports: int, dropped: int, state: State) -> None:
     check = doctor.check_owed(reports, 5, dropped)
     assert (check.state, f"{reports} reports and 5 summaries" in check.found) == (state, True)
+    assert "1 report and 1 summary wait" in doctor.check_owed(1, 1, 0).found
+
+
+def test_a_clock_that_cannot_be_right_judges_no_certificate() -> None:
+    check = doctor.check_certificate(NOON, NOON.replace(year=2140))
+    assert (check.state, "clock" in check.advice) == (State.WARN, True)
 
 
 def test_a_journal_that_was_damaged_is_told() -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from tests.device_fakes import NOON, manifest
 
 from wildflower.client.history import PHASES, timeline
@@ -28,7 +29,7 @@ def test_what_happened_is_told_in_order_and_by_name() -> None:
     assert [one.what for one in found] == [
         "installed light 1",
         "refused what a source served",
-        "went back from release abababababab",
+        "did not keep release abababababab",
     ]
     assert [(one.at, one.why, one.is_told) for one in found[:2]] == [
         (NOON, "", True),
@@ -48,3 +49,28 @@ def test_what_is_under_way_comes_last() -> None:
     assert "restarted 2 times" in timeline([], replace(state, wakes=2), {})[-1].why
     failed = replace(state, phase=Phase.REPORTED, outcome=Outcome.FAILED, reason="full", wakes=2)
     assert timeline([], failed, {})[-1].why == "full"
+
+
+@pytest.mark.parametrize(
+    ("key", "release", "what"),
+    [
+        ("stuck/r1", ONE.digest, "was ordered back from light 1"),
+        ("kept/r1", ONE.digest, "was ordered back from light 1"),
+        ("damage/ab/2026-06-01", ONE.digest, "found damage in light 1"),
+        ("damage/ab/2026-06-01", "", "found damage in the slots"),
+        ("attempt/7", ONE.digest, "could not install light 1"),
+    ],
+)
+def test_what_is_no_outcome_of_an_update_has_words_of_its_own(
+    key: str, release: str, what: str
+) -> None:
+    entry = replace(ENTRY, key=key, outcome=Outcome.FAILED, release=release, reason="so")
+    (found,) = timeline([entry], State(), {ONE.digest: ONE})
+    assert found.what == what
+    assert "goes on; " in found.then
+
+
+def test_what_went_wrong_is_told_with_what_stays_and_what_to_do() -> None:
+    for outcome in Outcome:
+        (found,) = timeline([replace(ENTRY, outcome=outcome, reason="so")], State(), {})
+        assert (";" in found.then) == (outcome is not Outcome.COMMITTED)
