@@ -155,15 +155,20 @@ SCHOOLS: Final = (
 )
 
 
-def pairs(only: str = "") -> Iterator[Pair]:
-    """Train, and yield the pairs whose name begins with `only`."""
+def pairs(only: str = "", *, seed: int = 0) -> Iterator[Pair]:
+    """Train, and yield the pairs whose name begins with `only`.
+
+    Args:
+        only: How their names begin.
+        seed: Of the networks' first weights and of the order that they see examples in.
+    """
     for school in SCHOOLS:
         rates = {name: rate for name, rate in school.rates.items() if name.startswith(only)}
         if not rates:
             continue
         examples = school.task.examples()
         split = split_examples(examples, final=0.2)
-        start = _schooled(school, split.train)
+        start = _schooled(school, split.train, seed)
         for name, rate in rates.items():
             before, after = _two_rounds(school.task, start, split.train, rate)
             calibration = split.proxy.inputs
@@ -177,9 +182,9 @@ def pairs(only: str = "") -> Iterator[Pair]:
             )
 
 
-def _schooled(school: _School, examples: Examples) -> Parameters:
-    plan = Plan(school.epochs, 32, school.first_rate, 0.9, seed=1)
-    trained, _ = train(school.task, initial_model(school.task, 0), examples, plan)
+def _schooled(school: _School, examples: Examples, seed: int) -> Parameters:
+    plan = Plan(school.epochs, 32, school.first_rate, 0.9, seed=seed + 1)
+    trained, _ = train(school.task, initial_model(school.task, seed), examples, plan)
     return trained
 
 

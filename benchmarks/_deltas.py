@@ -1,8 +1,8 @@
 """Figures of deltas over pairs of consecutive rounds; `benchmarks.ota` prints them.
 
 Sizes are fractions of the whole new artifact under `xz -9`, as a server would store it otherwise.
-Every delta is decoded and compared before its size counts. The knob `hold` is chosen on the rows
-that the figures are from, as a release line chooses it on its gates' rows.
+Every delta is decoded and compared before its size counts. Which release lags as far as it may is
+judged on the rows that the figures are from; in what order they are tried, on other ones.
 """
 
 import hashlib
@@ -19,32 +19,21 @@ import numpy.typing as npt
 import onnxruntime
 
 from benchmarks._delta_models import Pair
-from wildflower.ota.build.followed import first, follow
+from wildflower.ota.build.choice import Quality, Tolerance, choose_fp32, choose_int8
+from wildflower.ota.build.followed import first
 from wildflower.ota.build.quantise import prepared, quantised
+from wildflower.ota.build.successor import NEAR
 from wildflower.ota.delta.decode import decode
 from wildflower.ota.delta.encode import diff
-from wildflower.ota.delta.fp32 import coded_release
+from wildflower.ota.delta.fp32 import ready
 from wildflower.ota.delta.onnx_segments import regions
-from wildflower.ota.delta.quantiser import HOLDS, Rules, largest_hold
 from wildflower.ota.delta.segments import Kind, Region
 
 LIMIT: Final = 127
 NLL_SLACK: Final = 0.07  # of the naive build's loss
+ROWS: Final = 64  # that tell which tensors may lag
 REPEATS: Final = 5  # of a decoding; the fastest counts, for others use this machine too
 MIB: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """How good a build is on rows that nobody trained on.
-
-    Attributes:
-        loss: Mean negative log-likelihood.
-        agreement: Share of rows with the same answer as the fp32 model.
-    """
-
-    loss: float
-    agreement: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +42,11 @@ class Measured:
 
     Attributes:
         name: Of the pair.
+        update: Size of the update relative to the weights, both as Euclidean norms.
         naive: Delta between the rounds' own int8 builds.
         bsdiff: The same by bsdiff4.
         naive_quality: Of the later build.
-        hold: That the gates let pass; None if none did.
+        made: How the release was made that the judge let pass.
         aware: Delta to the followed release.
         aware_quality: Of that release.
         noise: By how much the two qualities' agreements may differ by chance.
@@ -69,10 +59,11 @@ class Measured:
     """
 
     name: str
+    update: float
     naive: float
     bsdiff: float
     naive_quality: Quality
-    hold: float | None
+    made: str
     aware: float
     aware_quality: Quality
     noise: float
@@ -94,36 +85,40 @@ def measure(pair: Pair) -> Measured:
     masters = prepared(pair.before), prepared(pair.after)
     builds = [quantised(one, pair.calibration, reduce_range=False) for one in masters]
     judge = _Judge(pair)
-    base = first(builds[0], masters[0], limit=LIMIT)
-
-    def followed(hold: float) -> bytes:
-        return follow(base, builds[1], masters[1], rules=Rules(hold), limit=LIMIT)
-
     naive_quality = judge.quality(builds[1])
-    hold = largest_hold(
-        lambda one: _passes(judge.quality(followed(one)), naive_quality, pair.targets.size), HOLDS
+    may_tip = noise(naive_quality, naive_quality, pair.targets.size)
+    base = first(builds[0], masters[0], limit=LIMIT)
+    aware = choose_int8(
+        base,
+        builds[1],
+        masters[1],
+        limit=LIMIT,
+        judge=judge.quality,
+        error=judge.error,
+        tolerance=Tolerance(NLL_SLACK, may_tip),
     )
-    release = followed(hold) if hold is not None else builds[1]
-    coded = coded_release(pair.before, pair.after, regions(pair.before), regions(pair.after))
+    whole_before = ready(pair.before, regions(pair.before))
+    coded = choose_fp32(whole_before, pair.after, judge=judge.quality, tolerance=NEAR)
     deltas = [
         (builds[0], builds[1], _delta(builds[0], builds[1])),
-        (base, release, _delta(base, release)),
-        (pair.before, coded, _delta(pair.before, coded)),
+        (base, aware.model, aware.delta),
+        (whole_before, coded.model, coded.delta),
         (pair.before, pair.after, _delta(pair.before, pair.after)),
     ]
     whole, whole_fp32 = (len(lzma.compress(one, preset=9)) for one in (builds[1], pair.after))
-    naive, aware, by_steps, lossless = (len(delta) for _, _, delta in deltas)
+    naive, followed, by_steps, lossless = (len(delta) for _, _, delta in deltas)
     return Measured(
         name=pair.name,
+        update=_update(pair),
         naive=naive / whole,
         bsdiff=len(bsdiff4.diff(builds[0], builds[1])) / whole,
         naive_quality=naive_quality,
-        hold=hold,
-        aware=aware / whole,
-        aware_quality=judge.quality(release),
-        noise=noise(judge.quality(release), naive_quality, pair.targets.size),
+        made=aware.knob or aware.way.value,
+        aware=followed / whole,
+        aware_quality=judge.quality(aware.model),
+        noise=may_tip,
         coded=by_steps / whole_fp32,
-        coded_quality=judge.quality(coded),
+        coded_quality=judge.quality(coded.model),
         lossless=lossless / whole_fp32,
         coding=_coding(builds[0], builds[1]),
         seconds=max(_seconds(*one) for one in deltas),
@@ -156,18 +151,13 @@ def figures(pairs: Iterable[Pair]) -> tuple[dict[str, float], list[tuple[str, st
 
 def _row(one: Measured) -> str:
     return (
-        f"int8 {one.naive:.4f} (bsdiff4 {one.bsdiff:.4f}, agreement "
-        f"{one.naive_quality.agreement:.4f}), followed {one.aware:.4f} (hold {one.hold}, loss "
+        f"update {one.update:.1e}, int8 {one.naive:.4f} (bsdiff4 {one.bsdiff:.4f}, agreement "
+        f"{one.naive_quality.agreement:.4f}), followed {one.aware:.4f} ({one.made}, loss "
         f"{one.loss_change:+.2%}, agreement {one.aware_quality.agreement:.4f}), fp32 steps "
         f"{one.coded:.4f} (agreement {one.coded_quality.agreement:.4f}), fp32 lossless "
         f"{one.lossless:.4f}, coding {one.coding:.3f}, decode {one.seconds:.3f} s/10 MB, "
         f"{one.peak:.2f} MiB"
     )
-
-
-def _passes(found: Quality, naive: Quality, answers: int) -> bool:
-    is_near = found.loss <= (1 + NLL_SLACK) * naive.loss
-    return is_near and found.agreement >= naive.agreement - noise(found, naive, answers)
 
 
 def noise(left: Quality, right: Quality, answers: int) -> float:
@@ -195,14 +185,39 @@ class _Judge:
         agreement = (answers.argmax(axis=-1) == self._reference).mean()
         return Quality(float(-chosen.mean()), float(agreement))
 
+    def error(self, model: bytes) -> float:
+        """Return how far a build's answers to the rows that calibrate are from fp32."""
+        rows = self._pair.calibration[:: max(1, len(self._pair.calibration) // ROWS)]
+        difference = self._run(model, rows) - self._run(self._pair.after, rows)
+        return float(np.square(difference.astype(np.float64)).mean())
+
     def _answers(self, model: bytes) -> npt.NDArray[Any]:
+        return self._run(model, self._pair.inputs)
+
+    @staticmethod
+    def _run(model: bytes, rows: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        rows = self._pair.inputs
         return np.concatenate(
             [session.run(None, {"x": rows[at : at + 64]})[0] for at in range(0, len(rows), 64)]
         )
+
+
+def _update(pair: Pair) -> float:
+    """Return the size of the update relative to the weights."""
+    known = {one.name: one for one in regions(pair.before) if one.kind is Kind.FLOAT32}
+    moved = weights = 0.0
+    for one in regions(pair.after):
+        if one.kind is not Kind.FLOAT32 or one.name not in known:
+            continue
+        old, new = (
+            np.frombuffer(data, "<f4", one.length // 4, there.offset).astype(np.float64)
+            for data, there in ((pair.before, known[one.name]), (pair.after, one))
+        )
+        moved += float(((new - old) ** 2).sum())
+        weights += float((old**2).sum())
+    return float(np.sqrt(moved / weights))
 
 
 def _delta(old: bytes, new: bytes) -> bytes:
