@@ -78,8 +78,8 @@ def from_time(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError) as error:
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError) as error:  # the last day of 9999, west of here
         raise FormatError(f"not a time: {text!r}") from error
-    if moment.tzinfo is None:
-        raise FormatError(f"not a time with a zone: {text!r}")
-    return moment.astimezone(UTC)
+    raise FormatError(f"not a time with a zone: {text!r}")

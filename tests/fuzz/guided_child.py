@@ -42,7 +42,13 @@ def main(name: str, runs: int, corpus: Path) -> None:
     target = targets()[name]
     for number, seed in enumerate(target.seeds):
         (corpus / f"seed-{number}").write_bytes(seed)
-    options = {"runs": runs, "seed": 1, "max_len": LONGEST, "timeout": HANGS_S}
+    options: dict[str, int | str] = {
+        "runs": runs,
+        "seed": 1,
+        "max_len": LONGEST,
+        "timeout": HANGS_S,
+    }
+    options["artifact_prefix"] = f"{corpus}/"
     flags = [f"-{key}={value}" for key, value in (options | {"rss_limit_mb": MEMORY_MB}).items()]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], target.feed, custom_mutator=mutate)
     atheris.Fuzz()

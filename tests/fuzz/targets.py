@@ -28,7 +28,8 @@ from wildflower.client.owner import Owner
 from wildflower.client.privacy_book import Book
 from wildflower.ota.delta.decode import decode
 from wildflower.ota.delta.encode import diff
-from wildflower.ota.device import handlers, machine
+from wildflower.ota.device import decision, handlers, machine
+from wildflower.ota.device.decision import Standing
 from wildflower.ota.device.owed import Owed
 from wildflower.ota.device.profile import SelfReport
 from wildflower.ota.device.report import DeviceReport, Outcome
@@ -84,6 +85,22 @@ def _delta(data: bytes) -> bytes:
     return bytes(made)
 
 
+def _decided(data: bytes) -> object:
+    """Read a rollout document and decide on it, as a device does that runs something."""
+    found, release = RolloutDocument.from_bytes(data), manifest(1)
+    here = Standing("ab" * 32, "linux-generic", running=manifest(2), roles=("auto",))
+    under_way = machine.State(machine.Phase.FETCHING, release=release, rollout="r1")
+    return (
+        decision.forgery(found),
+        decision.obstacle(found, here, NOON),
+        decision.overreach(found, release, NOON),
+        decision.offer(found, release, here, NOON),
+        decision.recall(found, here, NOON),
+        decision.cannot_go_back(found, here, NOON),
+        decision.reconsider(under_way, found, here.device_id, NOON),
+    )
+
+
 def _parcel(data: bytes) -> list[bytes]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "parcel"
@@ -132,9 +149,7 @@ def targets() -> Mapping[str, Target]:
     token = json.dumps({"url": "https://a", "secret": "s", "ca": "ab" * 32, "root": "cd" * 32})
     return {
         "manifest": Target(Release.from_bytes, form, (release.to_bytes(), manifest(2).to_bytes())),
-        "rollout document": Target(
-            RolloutDocument.from_bytes, form, (document(manifest(1)).to_bytes(),)
-        ),
+        "rollout document": Target(_decided, form, (document(manifest(1)).to_bytes(),)),
         "software document": Target(Software.from_bytes, form, (LABELS.to_bytes(),)),
         "statement": Target(Provenance.from_bytes, form, (statement.to_bytes(),)),
         "envelope": Target(
