@@ -42,14 +42,14 @@ def main(name: str, runs: int, corpus: Path) -> None:
     target = targets()[name]
     for number, seed in enumerate(target.seeds):
         (corpus / f"seed-{number}").write_bytes(seed)
-    options: dict[str, int | str] = {
-        "runs": runs,
-        "seed": 1,
-        "max_len": LONGEST,
-        "timeout": HANGS_S,
-    }
-    options["artifact_prefix"] = f"{corpus}/"
-    flags = [f"-{key}={value}" for key, value in (options | {"rss_limit_mb": MEMORY_MB}).items()]
+    flags = [
+        f"-runs={runs}",
+        "-seed=1",
+        f"-max_len={LONGEST}",
+        f"-timeout={HANGS_S}",
+        f"-rss_limit_mb={MEMORY_MB}",
+        f"-artifact_prefix={corpus}/",
+    ]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], target.feed, custom_mutator=mutate)
     atheris.Fuzz()
 

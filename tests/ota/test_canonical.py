@@ -75,7 +75,10 @@ def test_moments_are_written_in_utc() -> None:
     assert canonical.to_time(there) == "2026-01-01T00:00:00.000000Z"
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-01-01T00:00:00", 3, None])
+BEYOND = ["9999-12-31T23:59:59.999999-14:00", "0001-01-01T00:00:00.000000+14:00"]
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-01-01T00:00:00", 3, None, *BEYOND])
 def test_what_is_no_moment_is_refused(text: Any) -> None:
     with pytest.raises(FormatError, match="not a time"):
         canonical.from_time(text)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -324,6 +324,18 @@ def test_a_document_that_names_no_release_of_its_group_is_forged(path: str) -> N
     assert told == (
         f"rollout r{NEW.order} names {path[:200]!r}, expected a release of {NEW.target_group}"
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"window_s": 2**53 - 1},
+        {"not_before": datetime.max.replace(tzinfo=UTC), "window_s": 1000},
+        {"not_before": datetime.min.replace(tzinfo=UTC), "window_s": 2**53 - 1},
+    ],
+)
+def test_a_time_that_no_calendar_has_is_far_away(changes: dict[str, Any]) -> None:
+    assert not decision.is_open(document(NEW, **changes), "ab" * 32, NOON)
 
 
 @pytest.mark.parametrize("role", ["auto", "approved"])
