@@ -98,6 +98,9 @@ def test_each_release_names_deltas_from_the_last_three(world: World) -> None:
         base = earlier.artifact.digest
         assert later.deltas[0].base == base
         assert world.decoded(later, base) == world.blobs.read(later.artifact.digest)
+        sizes = [delta.length / later.artifact.length for delta in later.deltas]
+        assert sizes[0] <= 0.105  # fp32, made of the release before and coded steps
+        assert all(size < 0.2 for size in sizes)  # from any of the last three: steps add up
     before = [one.artifact.digest for one in made[-2:-5:-1]]
     assert [delta.base for delta in made[-1].deltas] == before
     assert Release.from_bytes(world.blobs.read(made[-1].digest)) == made[-1]
