@@ -1,3 +1,11 @@
+"""Tensors of TFLite files: of one that TensorFlow's converter wrote, and of some built by hand.
+
+The former is `sine_float.tflite` of the package tflite-micro 0.dev20261023182759, Apache-2.0.
+"""
+
+import hashlib
+from pathlib import Path
+
 import flatbuffers  # type: ignore[import-untyped]  # ships no type information
 import numpy as np
 import pytest
@@ -6,6 +14,8 @@ from hypothesis import strategies as st
 from tests.flatbuffer_writer import table, vector
 
 from wildflower.ota.delta import tflite_segments
+from wildflower.ota.delta.decode import decode
+from wildflower.ota.delta.encode import diff
 from wildflower.ota.delta.segments import Kind
 from wildflower.ota.delta.tensors import regions_of
 from wildflower.ota.errors import FormatError
@@ -39,6 +49,43 @@ def file(buffers: list[bytes | None], tensors: list[Tensor]) -> bytes:
     model = table(builder, subgraphs=(2, graphs), buffers=(4, listed))
     builder.Finish(model, b"TFL3")
     return bytes(builder.Output())
+
+
+SINE = (Path(__file__).parents[2] / "goldens" / "sine.tflite").read_bytes()
+
+
+def test_the_tensors_of_a_real_file_are_found_where_their_bytes_are() -> None:
+    found = tflite_segments.regions(SINE)
+    assert [(one.name, one.length // 4) for one in found] == [
+        ("0/sequential/dense_2/MatMul", 16),
+        ("0/sequential/dense_1/MatMul", 16 * 16),
+        ("0/sequential/dense/MatMul", 16),
+        ("0/sequential/dense/BiasAdd/ReadVariableOp", 16),
+        ("0/sequential/dense_2/BiasAdd/ReadVariableOp", 1),
+        ("0/sequential/dense_1/BiasAdd/ReadVariableOp", 16),
+    ]
+    assert {one.kind for one in found} == {Kind.FLOAT32}
+    x = np.full(1, np.pi / 2, np.float32)
+    last, middle, first, shift, end, between = (
+        np.frombuffer(SINE, "<f4", one.length // 4, one.offset) for one in found
+    )
+    hidden = np.maximum(first * x + shift, 0)
+    hidden = np.maximum(middle.reshape(16, 16) @ hidden + between, 0)
+    assert float(last @ hidden + end[0]) == pytest.approx(1, abs=0.1)
+
+
+def test_two_rounds_of_a_real_file_make_a_delta_of_floats() -> None:
+    data, rng = bytearray(SINE), np.random.default_rng(0)
+    for one in tflite_segments.regions(SINE):
+        values = np.frombuffer(SINE, "<f4", one.length // 4, one.offset)
+        update = (1e-3 * rng.normal(size=values.shape)).astype(np.float32)
+        data[one.offset : one.end] = (values + update).tobytes()
+    after, made = bytes(data), bytearray()
+    delta = diff(SINE, after, regions_of(SINE), regions_of(after))
+    digest = hashlib.sha256(after).hexdigest()
+    decode(memoryview(SINE), memoryview(delta), made.extend, target=digest, size=len(after))
+    assert made == after
+    assert len(delta) < len(diff(SINE, after)) < 0.4 * len(after)
 
 
 FLOATS = np.random.default_rng(0).normal(size=20).astype(np.float32).tobytes()
