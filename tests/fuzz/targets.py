@@ -85,6 +85,13 @@ def _delta(data: bytes) -> bytes:
     return bytes(made)
 
 
+def _qualified(data: bytes) -> object:
+    """Read a manifest and compare it with a device."""
+    found = Release.from_bytes(data)
+    here = Standing("ab" * 32, "linux-generic", running=manifest(2), highest_order=2)
+    return decision.qualify(found, here, self_report()), found.ceiling(NOON), found.artifact
+
+
 def _decided(data: bytes) -> object:
     """Read a rollout document and decide on it, as a device does that runs something."""
     found, release = RolloutDocument.from_bytes(data), manifest(1)
@@ -148,7 +155,7 @@ def targets() -> Mapping[str, Target]:
     shown = machine.State(machine.Phase.FETCHING, release=manifest(1), rollout="r1")
     token = json.dumps({"url": "https://a", "secret": "s", "ca": "ab" * 32, "root": "cd" * 32})
     return {
-        "manifest": Target(Release.from_bytes, form, (release.to_bytes(), manifest(2).to_bytes())),
+        "manifest": Target(_qualified, form, (release.to_bytes(), manifest(2).to_bytes())),
         "rollout document": Target(_decided, form, (document(manifest(1)).to_bytes(),)),
         "software document": Target(Software.from_bytes, form, (LABELS.to_bytes(),)),
         "statement": Target(Provenance.from_bytes, form, (statement.to_bytes(),)),
