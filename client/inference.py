@@ -34,6 +34,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from wildflower.client.doubt import raise_doubt
 from wildflower.client.hold import Held, Holds
 from wildflower.client.installed import Choice, Installed, Link, Loading, choose, find_device
 from wildflower.client.installed import identity_of as identity
@@ -225,6 +226,8 @@ class ModelSlot:
     def _take_up(self, choice: Choice, cut: Callable[[], object]) -> None:
         """Run what was chosen from now on; what is in memory goes on if nothing could be."""
         self.refusal, installed = choice.refusal, choice.installed
+        if choice.refusal and choice.link is not None:
+            raise_doubt(self._slots.parent)
         if installed is None:
             if self._installed is None:
                 hint = "The agent installs a release: `wildflower agent doctor` says what is wrong."

@@ -3,6 +3,8 @@
 A slot is named by the digest of its manifest, and the manifest names its files by theirs, so a slot
 vouches for itself and needs nothing from the network to be examined.
 
+It happens at times, and when an application has found a slot that it will not load (`doubt`).
+
 What runs and is damaged gives way to the release before it at once; the rollout then offers it
 again, and it is installed as any other. The release to go back to is mended in its place, file by
 file, from wherever its digests can be had: no rollout speaks of it any more. That costs bytes, so

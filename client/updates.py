@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from wildflower.client.acceptance import Acceptance, Statements
 from wildflower.client.config import AgentConfig
+from wildflower.client.doubt import take_doubt
 from wildflower.client.fetcher import Fetcher, Releases, running_artifact
 from wildflower.client.groups import find_group
 from wildflower.client.handlers import Handlers
@@ -328,7 +329,7 @@ class Updates:
     def _scrub_if_due(self) -> None:
         """Compare all that is installed with what was signed: at the first look, then at times."""
         now_s = self.steady()
-        if now_s >= self._scrub_at_s:
+        if take_doubt(self.config.directory) or now_s >= self._scrub_at_s:
             self._scrub_at_s = now_s + self.policy.scrub_s if self.policy.scrub_s else math.inf
             self._examine()
         elif not self._mending_waits or self.why_wait(True):

@@ -5,11 +5,15 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.client_fakes import FakeServer
 from tests.device_fakes import Bundle
+from tests.slots_fakes import WIDTH
 from tests.update_fakes import Kit, blobs_asked, offer
 
+from wildflower.client.doubt import raise_doubt, take_doubt
+from wildflower.client.inference import ModelSlot
 from wildflower.client.scrub import Scrub
 from wildflower.client.spending import BUDGET_MORE, BUDGET_TIMES
 from wildflower.client.updates import Updates
@@ -98,6 +102,30 @@ def test_it_is_found_in_a_running_agent_when_it_is_due(kit: Kit, server: FakeSer
         updates.look()
     assert [outcome for outcome, _ in kit.told()[2:]] == ["failed", "committed"]
     assert slots(kit).is_complete(second.release)
+
+
+def test_what_an_application_will_not_load_is_looked_at_told_and_mended_in_the_next_turn(
+    kit: Kit, server: FakeServer
+) -> None:
+    first, second = two(kit, server)
+    inputs = np.zeros((1, WIDTH), np.float32)
+    with kit.on() as updates, ModelSlot(kit.directory) as slot:
+        updates.look()
+        spoil(kit, second)
+        assert slot.infer(inputs).release == first.digest  # it refused the one and took the other
+        updates.look()  # long before the next scrub
+        assert [outcome for outcome, _ in kit.told()[2:]] == ["failed", "committed"]
+        assert slot.infer(inputs).release == second.digest
+        updates.look()
+        assert len(kit.told()) == 4
+    assert not take_doubt(kit.directory)
+
+
+def test_a_doubt_that_cannot_be_written_or_removed_is_none(tmp_path: Path) -> None:
+    raise_doubt(tmp_path / "nowhere")
+    (tmp_path / "doubted").mkdir()
+    raise_doubt(tmp_path)
+    assert not take_doubt(tmp_path)
 
 
 def test_an_owner_may_want_it_at_the_start_alone(kit: Kit, server: FakeServer) -> None:
