@@ -18,7 +18,7 @@ from typing import IO, Any, ClassVar, Final, TypeVar
 
 from tests.client_fakes import LONG_AGO, FakeServer, Releases, today
 from tests.device_fakes import Bundle, bundle, golden_of
-from tests.faults.strace import Call, Fault, read_log, traced
+from tests.faults.strace import Call, Fault, read_log, traced, was_hit
 from tests.ota_fakes import Faults, FaultServer
 from tests.slots_fakes import scaling_model
 
@@ -61,11 +61,13 @@ class Ended:
         status: Its exit status; negative for a signal.
         failures: What it could not do, as its log would tell.
         calls: What it did to files, if it was traced.
+        is_hit: Whether a fault came about.
     """
 
     status: int
     failures: tuple[str, ...]
     calls: tuple[Call, ...] = ()
+    is_hit: bool = False
 
     @property
     def is_killed(self) -> bool:
@@ -102,7 +104,8 @@ class Devices:
                 pass
             calls = read_log(log)
         ended = self._hear()
-        return Ended(ended["status"], tuple(ended["failures"]), tuple(calls))
+        is_hit = log is not None and was_hit(log)
+        return Ended(ended["status"], tuple(ended["failures"]), tuple(calls), is_hit)
 
     def close(self) -> None:
         self._pipe(self._process.stdin).close()
@@ -147,7 +150,7 @@ class Bench:
         settings: What is changed in its settings.
         looks: How often it looks for news before it is switched off; an hour passes in between.
         is_bare: Whether a device may run nothing yet.
-        follows: Whether faults hit the processes too that a device starts.
+        follows: Whether the processes that a device starts change what a fault may hit.
     """
 
     module: ClassVar[str] = "tests.faults.device"
@@ -225,11 +228,17 @@ class Bench:
     def trace(self, device: Path, fault: Fault | None = None) -> Ended:
         """Switch a device on for one look, traced, with a fault."""
         log = self.place / "log"
-        return self.devices.run(self.order(device), log, fault, follows=self.follows)
+        follows = bool(fault.path) if fault else self.follows
+        return self.devices.run(self.order(device), log, fault, follows=follows)
+
+    def clear_weather(self) -> None:
+        """Let the server do nothing wrong any more."""
+        self.shelf.before, self.server.faults = (lambda _: None), Faults()
 
     def clear_up(self) -> None:
-        """Let the server do nothing wrong any more, and remove all copies."""
-        self.shelf.before, self.server.faults = (lambda _: None), Faults()
+        """Let the server do nothing wrong any more, forget what was asked, remove all copies."""
+        self.clear_weather()
+        self.server.asked.clear()
         for path in self.place.glob("d[0-9]*"):
             shutil.rmtree(path)
 

@@ -9,8 +9,7 @@ from typing import Final
 
 from tests.delta_fakes import delta_of, model_of, with_deltas
 from tests.faults.bench import COMMITTED, Bench, bench, bench_of, pair
-from tests.faults.crashes import End, Matrix, after_trial
-from tests.faults.disk import View
+from tests.faults.crashes import End, Matrix, after_fetching, before_child
 from tests.faults.software import (
     STEPS,
     Ending,
@@ -67,7 +66,7 @@ def failed_trial(place: Path, every: int = 1) -> Iterator[Matrix]:
     """A release fails its trial, is quarantined and left; crashes from the trial on."""
     with bench(place, pair(bad=True)) as found:
         end = End(found.first, GIVEN_UP)
-        yield Matrix(found, [end], found.base, every, after_trial)
+        yield Matrix(found, [end], found.base, every, after_fetching)
 
 
 @contextmanager
@@ -120,24 +119,38 @@ def failed_probation(place: Path, every: int = 1) -> Iterator[Matrix]:
 
 @contextmanager
 def software(place: Path, every: int, kind: type[Installing]) -> Iterator[Matrix]:
-    """Software other than models is installed; so it is, or it is not and the server is told.
+    """Software other than models is installed, up to where it is judged; fetched as any is.
 
     Where the device itself goes down, the step is done again and succeeds. Where a process that it
     started does, or a write fails, that step has failed, and the old version is put back.
     """
     with bench_of(kind, place, pair()) as found:
-        found.follows = True
-        steps = STEPS if isinstance(found, Labels) else ()
-        works = Ending(found.first, INSTALLED, "new", found, steps)
-        fails = Ending(found.first, FAILED, "old", found)
-        ends = (replace(fails, steps=(*steps, "Rollback") if steps else ()),) if found.fails else (works,)
-        views = (View.LIVE, View.LOST, View.ZEROED)
-        yield Matrix(found, ends, found.base, every, spared=(fails,), views=views)
+        works, fails = ends_of(found)
+        until = partial(before_child, number=found.judged)
+        skip = partial(before_child, number=2) if kind is SelfUpdate else lambda _: 0
+        yield Matrix(found, [works], found.base, every, skip, until, [fails])
 
 
-def of_software(kind: type[Installing]) -> Callable[[Path, int], AbstractContextManager[Matrix]]:
-    """Return the matrix of a kind of software."""
-    return partial(software, kind=kind)
+@contextmanager
+def software_judged(place: Path, every: int, kind: type[Installing]) -> Iterator[Matrix]:
+    """Software that is installed is judged: it stays, or what was there before comes back."""
+    with bench_of(kind, place, pair()) as found:
+        device = found.copy()
+        assert found.trace(device, Fault("vfork", str(found.judged))).is_killed
+        works, fails = ends_of(found)
+        # An error hits each process that comes there, so it may be the way back that fails too.
+        spared = [fails, replace(fails, version="new")] if isinstance(found, Labels) else [fails]
+        steps = (*works.steps, "Rollback") if works.steps else ()
+        end = replace(fails, steps=steps) if found.fails else works
+        yield Matrix(found, [end], device, every, spared=spared)
+
+
+def ends_of(found: Installing) -> tuple[Ending, Ending]:
+    """Return how software ends that works, and that does not."""
+    found.follows = True
+    steps = STEPS if isinstance(found, Labels) else ()
+    works = Ending(found.first, INSTALLED, "new", found, steps)
+    return works, Ending(found.first, FAILED, "old", found)
 
 
 MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix]]]] = {
@@ -149,8 +162,10 @@ MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix
     "failed probation": failed_probation,
     "order back": recall,
     "recovery": recovery,
-    "handlers": of_software(Labels),
-    "rolled-back handlers": of_software(FailingLabels),
-    "self-update": of_software(SelfUpdate),
-    "rolled-back self-update": of_software(FailingSelfUpdate),
+    "handlers": partial(software, kind=Labels),
+    "handlers, judged": partial(software_judged, kind=Labels),
+    "handlers, taken back": partial(software_judged, kind=FailingLabels),
+    "self-update": partial(software, kind=SelfUpdate),
+    "self-update, judged": partial(software_judged, kind=SelfUpdate),
+    "self-update, taken back": partial(software_judged, kind=FailingSelfUpdate),
 }

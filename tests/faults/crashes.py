@@ -9,7 +9,8 @@ signed?) and after the device was switched on again (is the update done, nothing
 twice?). States of the disk that are equal byte for byte are switched on once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -79,8 +80,8 @@ class Matrix:
         base: The state of the device before the run.
         every: Takes every n-th point alone.
         skip: Tells how many calls from the beginning are not looked at.
+        until: Tells how many calls from the beginning are looked at.
         spared: How else it may end where a fault hits not the device, but what it does or starts.
-        views: What a power cut may leave.
     """
 
     bench: Bench
@@ -88,8 +89,8 @@ class Matrix:
     base: Path
     every: int = 1
     skip: Callable[[Sequence[Call]], int] = lambda _: 0
+    until: Callable[[Sequence[Call]], int] = len
     spared: Sequence[End] = ()
-    views: Sequence[View] = (View.LOST, View.ZEROED)
     _known: dict[str, Verdict] = field(default_factory=dict)
 
     def points(self) -> tuple[Path, list[Call], list[Call]]:
@@ -99,41 +100,42 @@ class Matrix:
         assert (ended.status, ended.failures) == (0, ()), ended
         assert not (wrong := self.ends[0].losses(device)), wrong
         calls = ended.calls
-        later = calls[self.skip(calls) :]
+        later = calls[self.skip(calls) : self.until(calls)]
         changing = [call for call in later if call.changes(device) and call.result >= 0]
         return device, list(calls), changing[:: self.every]
 
     def kills(self) -> Iterator[Verdict]:
         """Kill before each point, for real: the device, or the process of it that comes there."""
-        _, _, points = self.points()
-        for call in _different(points):
+        for fault in self._faults():
             device = self.bench.copy(self.base)
-            fault = Fault(call.name, str(call.count))
-            is_killed = self.bench.trace(device, fault).is_killed
-            if not is_killed and not self.bench.follows:
+            ended = self.bench.trace(device, _on(fault, device))
+            if not ended.is_hit:
                 continue  # this run took another way and never came there
             torn = self.bench.complaints(device)
-            ends = self.ends if is_killed else (*self.ends, *self.spared)
-            lost = self._recovered(device, ends)
-            yield Verdict(f"{fault}: {Path(call.path).name}", tuple(torn), lost)
+            ends = self.ends if ended.is_killed else (*self.ends, *self.spared)
+            yield Verdict(str(fault), tuple(torn), self._recovered(device, ends))
 
     def errors(self, error: str) -> Iterator[Verdict]:
         """Let each call that writes fail once; the device may try again two hours later."""
-        _, _, points = self.points()
-        for call in _different(call for call in points if call.name in WRITES):
+        for fault in self._faults(error):
             device = self.bench.copy(self.base)
-            fault = Fault(call.name, str(call.count), error)
-            ended = self.bench.trace(device, fault)
+            ended = self.bench.trace(device, _on(fault, device))
+            if not ended.is_hit:
+                continue
             torn = self.bench.complaints(device)
             torn += [f"crashed: {ended.failures}"] * (ended.status == CRASHED)
             self.bench.later(device)
             lost = self.bench.complaints(device)
             wrong = [end.shortfall(device) for end in (*self.ends, *self.spared)]
             lost += [*wrong[0], f"after {ended.failures}"] if all(wrong) else []
-            yield Verdict(f"{fault}: {Path(call.path).name}", tuple(torn), tuple(lost))
+            yield Verdict(str(fault), tuple(torn), tuple(lost))
 
     def power_cuts(self) -> Iterator[Verdict]:
-        """Cut the power before each point, on the disk as it is replayed."""
+        """Cut the power before each point, on the disk as it is replayed.
+
+        Where a process that the device started was at work, it is also left as it is: SIGKILL of
+        all processes at once loses nothing that was written.
+        """
         device, calls, points = self.points()
         disk = Disk(self.bench.copy(self.base))
         moved = [_moved(call, device, disk.root) for call in calls]
@@ -141,10 +143,28 @@ class Matrix:
         chosen = {wanted[id(call)] for call in points}
         for at, call in enumerate(moved):
             if at in chosen:
-                for view in self.views:
+                is_own = call.process == calls[0].process
+                for view in (View.LOST, View.ZEROED) if is_own else View:
                     point = f"power cut, {view.value}, at {call.name} {Path(call.path).name}"
                     yield self._cut(disk, view, point)
             disk.apply(call)
+
+    def _faults(self, error: str = "") -> list[Fault]:
+        """Return what hits each point; paths of files are the device's."""
+        device, calls, points = self.points()
+        counts: Counter[tuple[int, str, str]] = Counter()
+        found: dict[Fault, None] = {}
+        for call in calls:
+            path = call.changed.removeprefix(f"{device}/")
+            counts[call.process, call.name, path] += 1
+            if call not in points or (error and call.name not in WRITES):
+                continue
+            if call.process == calls[0].process:
+                found[Fault(call.name, str(call.count), error)] = None
+            elif path:  # a call without one, such as sync, is nobody's own
+                count = counts[call.process, call.name, path]
+                found[Fault(call.name, str(count), error, path)] = None
+        return list(found)
 
     def _cut(self, disk: Disk, view: View, point: str) -> Verdict:
         state = disk.digest(view)
@@ -177,9 +197,9 @@ def _moved(call: Call, old: Path, new: Path) -> Call:
     return replace(call, path=paths[0], other=paths[1])
 
 
-def _different(points: Iterable[Call]) -> Iterable[Call]:
-    """Return one of those points that are the same fault: each process counts for itself."""
-    return {(call.name, call.count): call for call in points}.values()
+def _on(fault: Fault, device: Path) -> Fault:
+    """Return a fault whose file is that of one copy."""
+    return replace(fault, path=str(device / fault.path)) if fault.path else fault
 
 
 def _lasting(reports: Sequence[tuple[int, str]]) -> list[str]:
@@ -187,6 +207,16 @@ def _lasting(reports: Sequence[tuple[int, str]]) -> list[str]:
     return [outcome for _, outcome in reports if outcome != "failed"]
 
 
-def after_trial(calls: Sequence[Call]) -> int:
-    """Return how many calls there are up to the start of the trial's process."""
+def before_child(calls: Sequence[Call], number: int) -> int:
+    """Return how many calls there are before the device starts its n-th process."""
+    children = [
+        at
+        for at, call in enumerate(calls)
+        if call.name == "vfork" and call.process == calls[0].process
+    ]
+    return children[number - 1]
+
+
+def after_fetching(calls: Sequence[Call]) -> int:
+    """Return how many calls there are up to the start of a trial's or a handler's process."""
     return next(at for at, call in enumerate(calls) if call.name == "vfork")

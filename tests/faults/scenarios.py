@@ -20,7 +20,7 @@ import numpy as np
 from tests.device_fakes import Bundle
 from tests.faults.bench import Bench, complaints, told
 from tests.faults.device import GAVE_UP
-from tests.faults.strace import Fault
+from tests.faults.strace import Call, Fault
 from tests.ota_fakes import Faults
 from tests.slots_fakes import WIDTH
 
@@ -243,14 +243,37 @@ def reboot_loop(bench: Bench) -> None:
     assert told(device) == [(1, "committed"), (2, "rolled-back")]
 
 
-def killed_while_it_recovers(bench: Bench) -> None:
-    """Killed in the middle of a download, and twice more while it picks up."""
-    device = bench.copy()
-    for fault in (Fault("fdatasync", "9"), Fault("pwrite64", "4"), Fault("fsync", "9")):
-        assert bench.trace(device, fault).is_killed, fault
+def killed_while_it_recovers(bench: Bench, places: int = 12) -> None:
+    """Killed in an update, in the recovery from it, and in the recovery from that.
+
+    Each time at as many places from the first call to the last; of the recoveries, in the middle.
+
+    Args:
+        bench: Where it happens.
+        places: How many.
+    """
+    calls = changing(bench, bench.base)
+    for call in calls[:: len(calls) // places]:
+        device = bench.copy()
+        assert bench.trace(device, Fault(call.name, str(call.count))).is_killed, call
         steady(bench, device)
-    bench.run(device)
-    arrived(bench, device)
+        for _ in range(2):
+            rest = changing(bench, device)
+            middle = rest[len(rest) // 2]
+            bench.trace(device, Fault(middle.name, str(middle.count)))
+            steady(bench, device)
+        bench.run(device)
+        steady(bench, device)
+        reports = told(device)
+        trial_fell = [(1, "committed"), (2, "rolled-back")]
+        assert reports in ([(1, "committed"), (2, "committed")], trial_fell), reports
+
+
+def changing(bench: Bench, state: Path) -> list[Call]:
+    """Return the calls that change the disk when a device in some state is switched on."""
+    device = bench.copy(state)
+    calls = bench.trace(device).calls
+    return [call for call in calls if call.changes(device) and call.result >= 0]
 
 
 def two_agents(bench: Bench) -> None:

@@ -9,16 +9,14 @@ them is, for good, every step was done in its order, and the server is told once
 """
 
 import hashlib
-import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.client_fakes import Releases, today
-from tests.faults.bench import Bench, losses
+from tests.faults.bench import Bench
 from tests.faults.crashes import End
 from tests.wheel_fakes import write_wheel
 
@@ -121,6 +119,8 @@ class Installing(Bench):
 
     module: ClassVar[str] = "tests.faults.watched"
     line: ClassVar[str] = ""
+    judged: ClassVar[int] = 0
+    """Which of the processes that the device starts is the handler's, once it has installed."""
 
     fails: bool = False
 
@@ -178,6 +178,7 @@ class Labels(Installing):
     """A file that the owner's own program installs, and wants the agent started anew for."""
 
     line: ClassVar[str] = "labels"
+    judged: ClassVar[int] = 3
 
     def furnish(self) -> None:
         text = HANDLER.replace("PYTHON", sys.executable).replace("FAILS", str(self.fails))
@@ -209,6 +210,7 @@ class SelfUpdate(Installing):
     """
 
     line: ClassVar[str] = "agent"
+    judged: ClassVar[int] = 4
 
     digest: str = field(default="")
 

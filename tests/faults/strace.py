@@ -69,6 +69,11 @@ class Call:
         """What tells descriptors of several processes apart."""
         return self.process, self.descriptor
 
+    @property
+    def changed(self) -> str:
+        """The file that it makes or changes."""
+        return self.other if self.name in ("rename", "symlink") else self.path
+
     def changes(self, directory: Path) -> bool:
         """Whether it is one that a crash matrix kills before."""
         inside = any(f"{path}/".startswith(f"{directory}/") for path in (self.path, self.other))
@@ -78,20 +83,24 @@ class Call:
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the n-th call of a name, before it is done; each process has its own count.
+    """What happens at the n-th call of a name, before it is done.
 
     Attributes:
         call: The name, or several with commas between.
         when: Which one; "3+" for the third and all that follow.
         error: The error that it ends with, such as ENOSPC; "" for SIGKILL.
+        path: Counts calls with this file alone, of each process that the traced one starts; "" for
+            all calls, of the traced one alone.
     """
 
     call: str
     when: str
     error: str = ""
+    path: str = ""
 
     def __str__(self) -> str:
-        return f"{self.error or 'SIGKILL'} at {self.call} {self.when}"
+        where = f" of {self.path}" if self.path else ""
+        return f"{self.error or 'SIGKILL'} at {self.call} {self.when}{where}"
 
     @property
     def option(self) -> str:
@@ -117,11 +126,12 @@ def traced(
         process: Its id.
         log: Where to write what it did.
         fault: What to do to it; None for nothing.
-        follows: Whether the processes that it starts are traced too, and hit by the fault.
+        follows: Whether the processes that it starts are traced too.
     """
     command = ["strace", "-y", "-s", "4194304", "-e", f"trace={','.join((*CHANGING, *ALSO))}"]
     command += ["-e", "signal=none", "-o", str(log), "-p", str(process)]
     command += ["-e", fault.option] if fault else []
+    command += ["-P", fault.path] if fault and fault.path else []
     command += ["-f"] if follows else []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
         assert tracer.stderr is not None
@@ -130,6 +140,12 @@ def traced(
         os.kill(process, signal.SIGCONT)
         yield
         tracer.communicate()
+
+
+def was_hit(log: Path) -> bool:
+    """Whether a fault came about: a run may take another way."""
+    lines = log.read_text(encoding="latin-1").splitlines()
+    return any(line.endswith(("(INJECTED)", "= ?")) for line in lines)
 
 
 def read_log(log: Path) -> list[Call]:
