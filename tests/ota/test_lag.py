@@ -163,6 +163,16 @@ def test_a_weight_is_changed_and_no_other(rounds: Rounds) -> None:
     assert set(differences.values()) <= {0.0}
 
 
+def test_no_integer_lags_further_than_the_largest_hold(rounds: Rounds) -> None:
+    masters = {
+        one.name: numpy_helper.to_array(one)
+        for one in onnx.load_from_string(rounds.master).graph.initializer
+    }
+    for one in mixtures(rounds.base, rounds.held, rounds.master, rounds.error):
+        for name, (found, steps) in steps_of(one).items():
+            assert np.abs(masters[name] / steps - found).max() <= 0.5 + max(HOLDS) + 1e-4
+
+
 def refusing(models: set[bytes]) -> Callable[[bytes], Quality]:
     return lambda model: Quality(2.0, 0.9) if model in models else Quality(1.0, 0.98)
 
