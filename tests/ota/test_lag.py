@@ -58,6 +58,7 @@ class Rounds:
         ]
         self.answers = OrtRuntime().load(self.master).run(ROWS)
         self.quiet, self.loud = self._names()
+        self.ways = [*mixtures(self.base, self.held, self.master, self.error)]
 
     def error(self, model: bytes) -> float:
         found = OrtRuntime().load(model).run(ROWS)
@@ -96,8 +97,7 @@ def level(rounds: Rounds, model: bytes, name: str) -> int:
 
 def test_the_tensor_that_the_answers_hardly_show_lags_further(rounds: Rounds) -> None:
     levels = [
-        (level(rounds, one, rounds.quiet), level(rounds, one, rounds.loud))
-        for one in mixtures(rounds.base, rounds.held, rounds.master, rounds.error)
+        (level(rounds, one, rounds.quiet), level(rounds, one, rounds.loud)) for one in rounds.ways
     ]
     assert len(levels) > 2
     assert all(quiet >= loud for quiet, loud in levels)
@@ -105,7 +105,7 @@ def test_the_tensor_that_the_answers_hardly_show_lags_further(rounds: Rounds) ->
 
 
 def test_the_shortest_delta_is_tried_first(rounds: Rounds) -> None:
-    found = [*mixtures(rounds.base, rounds.held, rounds.master, rounds.error)]
+    found = rounds.ways
     sizes = [rounds.sent(one) for one in found]
     assert sizes == sorted(sizes)
     assert sizes[0] < rounds.sent(rounds.held[0])
@@ -120,7 +120,7 @@ def test_for_fewer_bytes_answers_are_nearer_than_with_one_hold_for_all(rounds: R
             lagged = changed(lagged, name, (found - exact[name][0]) * steps)
         return rounds.sent(model), rounds.error(lagged)
 
-    uneven = [cost(one) for one in mixtures(rounds.base, rounds.held, rounds.master, rounds.error)]
+    uneven = [cost(one) for one in rounds.ways]
     alike = [cost(one) for one in rounds.held[1:-1]]
     assert any(
         sent < size and found < 0.9 * error for sent, found in uneven for size, error in alike
@@ -168,7 +168,7 @@ def test_no_integer_lags_further_than_the_largest_hold(rounds: Rounds) -> None:
         one.name: numpy_helper.to_array(one)
         for one in onnx.load_from_string(rounds.master).graph.initializer
     }
-    for one in mixtures(rounds.base, rounds.held, rounds.master, rounds.error):
+    for one in rounds.ways:
         for name, (found, steps) in steps_of(one).items():
             assert np.abs(masters[name] / steps - found).max() <= 0.5 + max(HOLDS) + 1e-4
 
@@ -178,7 +178,7 @@ def refusing(models: set[bytes]) -> Callable[[bytes], Quality]:
 
 
 def test_the_release_that_lags_furthest_and_passes_is_chosen(rounds: Rounds) -> None:
-    ways = [*mixtures(rounds.base, rounds.held, rounds.master, rounds.error)]
+    ways = rounds.ways
 
     def chosen(refused: set[bytes]) -> tuple[Way, str, bytes]:
         found = choose_int8(
