@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import quote
 
-import httpx
-
 from wildflower.ota.errors import OtaError, RefusedError
+from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.fetch import HttpSource
 from wildflower.ota.release.files import write_durably
 from wildflower.ota.release.trust import METADATA, TARGETS, Clock, TrustedView
@@ -43,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 class _TwoPlaces:
     """A `BytesSource` whose metadata and targets lie under base URLs of their own."""
 
-    def __init__(self, client: httpx.Client, metadata: str, targets: str) -> None:
+    def __init__(self, client: Connection, metadata: str, targets: str) -> None:
         self._metadata = HttpSource(client, metadata)
         self._targets = HttpSource(client, targets)
 
@@ -87,7 +86,7 @@ def run(options: argparse.Namespace, now: datetime) -> None:
     is_init = options.command == "init"
     pinned = options.root if is_init else options.metadata_dir / PINNED
     root = pinned.read_bytes()
-    with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
+    with Connection(None, timeout_s=TIMEOUT_S) as client:
         source = _TwoPlaces(client, options.metadata_url, options.target_base_url)
         view = TrustedView(options.metadata_dir, root, source, now)  # asks nobody yet
         if is_init:

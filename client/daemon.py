@@ -25,8 +25,6 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-import httpx
-
 import wildflower
 from wildflower.client.agent import Agent
 from wildflower.client.channel import GrpcChannel, Hint
@@ -44,6 +42,7 @@ from wildflower.ota import canonical
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FormatError, OtaError
+from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.fetch import ReleaseClient
 from wildflower.wakeup import woken_by_signals
 
@@ -51,6 +50,8 @@ log = logging.getLogger("wildflower.client.daemon")  # also where this module is
 
 GRACE_S: Final = 0.8
 """Seconds the agent has to finish what it is at; the whole end takes less than two."""
+ENDED: Final = "the agent does not run, what is installed answers all the same"
+"""What a person is told beside why."""
 HTTP_S: Final = 30.0
 """Seconds without a byte after which a download has failed."""
 
@@ -110,7 +111,7 @@ def wire(
         directory / "tuf",
         identity.root,
         config.all_sources,
-        lambda: httpx.Client(verify=context, timeout=HTTP_S, trust_env=False),
+        lambda: Connection(context, timeout_s=HTTP_S),
         now,
         wait=watched_wait(stop, notifier),
     )
@@ -233,7 +234,7 @@ def main() -> int:
     try:
         run_daemon(options.dir)
     except (ClientError, OtaError) as error:
-        log.error("%s", error, extra={"hint": error.hint})
+        log.error("%s; %s", error, ENDED, extra={"hint": error.hint})
         return 1
     return 0
 

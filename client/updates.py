@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
@@ -53,6 +54,10 @@ class Repository(Releases, Statements, Protocol):
 
     refusals: list[Refusal]
     """What sources have been refused for, since the client was made."""
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Ask over one connection for the length of the block."""
+        ...
 
     def release(self, path: str, *, accepted: tuple[str, ...], expected: str) -> Release:
         """Return the release at a target path, if an accepted role signed it."""
@@ -164,12 +169,13 @@ class Updates:
             StorageError: The disk is full, read-only or broken.
         """
         try:
-            try:
-                self._scrub_if_due()
-                self._look()
-            except PostponedError as error:
-                log.info("the update waits: %s", error)
-            self._look_for_software()
+            with self.releases.kept():
+                try:
+                    self._scrub_if_due()
+                    self._look()
+                except PostponedError as error:
+                    log.info("the update waits: %s", error)
+                self._look_for_software()
         finally:
             self.queue_refusals()
 

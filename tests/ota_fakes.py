@@ -267,6 +267,7 @@ def _with_wrong_signature(metadata: bytes) -> bytes:
 def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
     class Request(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # as every server does that sends headers and bodies apart
 
         def do_GET(self) -> None:
             ranged = self.headers.get("Range", "")

@@ -50,7 +50,7 @@ from wildflower.ota.release.answers import ContentRange, retry_after_s
 from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.files import make_directory, sync_directory
 from wildflower.ota.release.manifest import FileEntry
-from wildflower.ota.release.patience import Patience
+from wildflower.ota.release.patience import Answer, Http, Patience
 
 SYNC_EVERY: Final = 1 << 20  # bytes
 TRIES: Final = 6
@@ -143,7 +143,7 @@ class Download:
 
     entry: FileEntry
     destination: Path
-    client: httpx.Client
+    client: Http
     should_stop: Callable[[], bool] = lambda: False
     on_bytes: Callable[[int], None] = lambda _: None
     surroundings: Surroundings = Surroundings()
@@ -253,7 +253,7 @@ class Download:
         if self.received < self.entry.length:
             raise _CutError(f"the body ended at byte {self.received} of {self.entry.length}")
 
-    def _take(self, response: httpx.Response, have: int) -> None:
+    def _take(self, response: Answer, have: int) -> None:
         match response.status_code:
             case 200:
                 have = 0
@@ -270,7 +270,7 @@ class Download:
             case status if status >= 500 or status in PASSING:
                 raise _CutError(f"HTTP {status}", self._retry_after(response))
             case status:
-                raise FetchError(f"{response.request.url}: HTTP {status}")
+                raise FetchError(f"{response.url}: HTTP {status}")
         with self._open_part() as file:
             if self.received != have:
                 file.truncate(have)
@@ -283,13 +283,13 @@ class Download:
             sync_directory(self.part.parent)
         return file
 
-    def _check_encoding(self, response: httpx.Response) -> None:
+    def _check_encoding(self, response: Answer) -> None:
         """Refuse a body that was packed although `identity` was asked for."""
         found = response.headers.get("Content-Encoding", "identity").lower()
         if found != "identity":
             raise _WrongError(f"served {self.entry.name}: encoded as {found}, expected identity")
 
-    def _check_length(self, response: httpx.Response) -> None:
+    def _check_length(self, response: Answer) -> None:
         """Refuse a body that says it is another file before it costs the part."""
         found = response.headers.get("Content-Length", str(self.entry.length))
         if found != str(self.entry.length):
@@ -297,11 +297,11 @@ class Download:
                 f"served {self.entry.name}: {found} bytes, expected {self.entry.length}"
             )
 
-    def _is_right_range(self, response: httpx.Response, have: int) -> bool:
+    def _is_right_range(self, response: Answer, have: int) -> bool:
         found = ContentRange.of(response.headers.get("Content-Range", ""))
         return found is not None and found.is_rest(have, self.entry.length)
 
-    def _write(self, response: httpx.Response, file: IO[bytes], have: int) -> None:
+    def _write(self, response: Answer, file: IO[bytes], have: int) -> None:
         synced, mark, began = have, have, self.surroundings.clock()
         try:
             for chunk in response.iter_raw():  # no size: httpx would drop what a cut leaves over
@@ -355,7 +355,7 @@ class Download:
                 f"{self.entry.name}: stopped at byte {self.received} of {self.entry.length}"
             )
 
-    def _retry_after(self, response: httpx.Response) -> float:
+    def _retry_after(self, response: Answer) -> float:
         """Return how long the server asks to wait, in seconds; 0 if it does not say."""
         return retry_after_s(response.headers.get("Retry-After", ""), self.surroundings.now())
 

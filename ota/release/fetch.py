@@ -10,16 +10,18 @@ Nothing here decides whether a release is installed; `ota.device` does.
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import httpx
 
+from wildflower.ota import canonical
 from wildflower.ota.errors import FetchError, FormatError, RefusedError, ReleaseError, SlowError
 from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.download import Download, Refusal, Surroundings
 from wildflower.ota.release.manifest import FileEntry, Release, target_path
-from wildflower.ota.release.patience import Patience
+from wildflower.ota.release.patience import Http, Patience
 from wildflower.ota.release.software import Software, software_path
 from wildflower.ota.release.trust import Clock, NotThereError, TrustedView
 from wildflower.ota.rollout.document import RolloutDocument, document_path
@@ -45,7 +47,7 @@ class HttpSource:
     """
 
     def __init__(
-        self, client: httpx.Client, base: str, clock: Callable[[], float] = time.monotonic
+        self, client: Http, base: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.client = client
         self._base = base.rstrip("/")
@@ -85,7 +87,8 @@ class ReleaseClient:
         directory: Cache of verified metadata, one process at a time.
         root: The pinned TUF root metadata.
         sources: Base URLs, tried in order.
-        http: Makes an HTTP client; one is made for each call and closed after it.
+        http: Makes an HTTP client; one is made for each call and closed after it, or for a whole
+            look (see `kept`).
         now: The moment that expiry is checked against.
         wait: Waits for seconds between tries; may return early.
         draw: Draws in [0, 1) for the jitter.
@@ -99,7 +102,7 @@ class ReleaseClient:
         directory: Path,
         root: bytes,
         sources: Sequence[str],
-        http: Callable[[], httpx.Client],
+        http: Callable[[], Http],
         now: Clock,
         *,
         wait: Callable[[float], object] = time.sleep,
@@ -114,9 +117,23 @@ class ReleaseClient:
         self._http = http
         self._now = now
         self._surroundings = Surroundings(wait=wait, draw=draw, now=now)
+        self._kept: Http | None = None
         self._promised: dict[str, str] = {}
         self._documents: dict[str, bytes] = {}
         self._views: dict[str, tuple[HttpSource, TrustedView]] = {}
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Ask with one HTTP client, over one connection, for the length of the block."""
+        if self._kept is not None:
+            yield
+            return
+        with self._http() as client:
+            self._kept = client
+            try:
+                yield
+            finally:
+                self._kept = None
 
     def refresh(self) -> None:
         """Look for news: verify a source's metadata as of now.
@@ -253,7 +270,7 @@ class ReleaseClient:
                 if the update has cost too much.
             StorageError: The disk is full or cannot be written; the part is kept.
         """
-        with self._http() as client:
+        with self._client() as client:
             download = Download(
                 entry,
                 destination,
@@ -272,7 +289,7 @@ class ReleaseClient:
         kind: type[ReleaseError] = FetchError
         for source in sorted(self._sources, key=lambda source: source not in self._views):
             try:
-                with self._http() as client:
+                with self._client() as client:
                     return read(self._view(source, client))
             except RefusedError as error:
                 self.refusals.append(Refusal(source, target, str(error)))
@@ -285,7 +302,15 @@ class ReleaseClient:
                     kind = SlowError if kind is FetchError else kind
         raise kind(f"{target}: no source had it: " + "; ".join(failures))
 
-    def _view(self, source: str, client: httpx.Client) -> TrustedView:
+    @contextmanager
+    def _client(self) -> Iterator[Http]:
+        if self._kept is not None:
+            yield self._kept
+            return
+        with self._http() as client:
+            yield client
+
+    def _view(self, source: str, client: Http) -> TrustedView:
         if source in self._views:
             http, view = self._views[source]
             http.client = client
@@ -305,8 +330,9 @@ def _release(view: TrustedView, path: str, role: str, digest: str) -> Release:
     own = target_path(role, release.target_group, release.order)
     if own != path:
         raise RefusedError(f"{path}: found the release of {own}")
-    if digest and release.digest != digest:
-        raise RefusedError(f"{path}: found release {release.digest}, expected {digest}")
+    found = canonical.digest(data)  # a release has one byte form
+    if digest and found != digest:
+        raise RefusedError(f"{path}: found release {found}, expected {digest}")
     return release
 
 

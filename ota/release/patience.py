@@ -11,12 +11,44 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
 
+from wildflower.ota.release.connection import Connection, LateError
+
 HEADERS_S: Final = 60.0
 """Seconds for connection, request and headers together; a satellite's need less than five."""
+
+Http = httpx.Client | Connection
+"""What asks: `Connection` on devices, and any client of httpx whose transport is no network."""
+
+
+class Answer(Protocol):
+    """What both give."""
+
+    @property
+    def status_code(self) -> int:
+        """HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By name, in any case."""
+        ...
+
+    @property
+    def url(self) -> object:
+        """What was asked for."""
+        ...
+
+    def iter_raw(self) -> Iterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            httpx.HTTPError: It could not be had to its end.
+        """
+        ...
 
 
 class Patience:
@@ -37,15 +69,37 @@ class Patience:
         return self._is_over
 
     @contextmanager
-    def get(
-        self, client: httpx.Client, url: str, headers: Mapping[str, str]
-    ) -> Iterator[httpx.Response]:
+    def get(self, client: Http, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
         """Ask for a URL; the answer is there when its headers are.
 
         Raises:
             httpx.HTTPError: It could not be had; ReadTimeout if the headers did not come in time.
+            httpx.InvalidURL: Not an address.
         """
         self._is_over = False
+        opened = (
+            self._by_connection(client, url, headers)
+            if isinstance(client, Connection)
+            else self._by_httpx(client, url, headers)
+        )
+        with opened as answer:
+            yield answer
+
+    @contextmanager
+    def _by_connection(
+        self, client: Connection, url: str, headers: Mapping[str, str]
+    ) -> Iterator[Answer]:
+        try:
+            with client.get(url, headers, within_s=self._seconds) as answer:
+                yield answer
+        except LateError:
+            self._is_over = True
+            raise
+
+    @contextmanager
+    def _by_httpx(
+        self, client: httpx.Client, url: str, headers: Mapping[str, str]
+    ) -> Iterator[Answer]:
         timer = threading.Timer(self._seconds, self._end)
         timer.daemon = True
         timer.start()
