@@ -25,6 +25,8 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+import httpx
+
 import wildflower
 from wildflower.client.agent import Agent
 from wildflower.client.channel import GrpcChannel, Hint
@@ -42,7 +44,6 @@ from wildflower.ota import canonical
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FormatError, OtaError
-from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.fetch import ReleaseClient
 from wildflower.wakeup import woken_by_signals
 
@@ -111,7 +112,7 @@ def wire(
         directory / "tuf",
         identity.root,
         config.all_sources,
-        lambda: Connection(context, timeout_s=HTTP_S),
+        lambda: httpx.Client(verify=context, timeout=HTTP_S, trust_env=False),
         now,
         wait=watched_wait(stop, notifier),
     )

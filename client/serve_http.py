@@ -313,4 +313,6 @@ def _clear(path: Path) -> None:
         except OSError:
             path.unlink(missing_ok=True)
             return
-    raise AgentError(f"somebody listens at {path} already")
+    raise AgentError(
+        f"somebody listens at {path} already", hint="Ask there, or choose another path."
+    )

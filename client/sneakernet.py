@@ -32,7 +32,7 @@ from wildflower.ota.device import owed
 from wildflower.ota.device.journal import Entry, Journal
 from wildflower.ota.device.owed import Owed
 from wildflower.ota.device.slots import Slots
-from wildflower.ota.errors import FetchError, FormatError
+from wildflower.ota.errors import FetchError, FormatError, RefusedError
 from wildflower.ota.release.fetch import ReleaseClient
 from wildflower.ota.release.parcel import Content, Parcel, write_parcel
 
@@ -94,7 +94,16 @@ def apply_bundle(
         except FetchError as error:
             raise FetchError(
                 f"{path.name}: {error}",
-                hint="Was it exported for this device's target group? wildflower agent status",
+                hint="What runs goes on. Was it exported for this device's target group? "
+                "wildflower agent status",
+            ) from error
+        except RefusedError as error:
+            raise RefusedError(
+                f"{path.name}: {error}",
+                hint=error.hint
+                or "What runs goes on, and the server will be told. Export it "
+                "again at the server where this device is enrolled, with --days if it is long "
+                "on its way.",
             ) from error
         finally:
             updates.end()
@@ -142,7 +151,10 @@ def collect(
     try:
         size = write_parcel(path, contents)
     except OSError as error:
-        raise AgentError(f"{path} cannot be written: {error.strerror}") from error
+        raise AgentError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="What is owed stays owed. Is there room, and may you write there?",
+        ) from error
     return Collected(len(reports), len(summaries), size)
 
 
@@ -165,7 +177,10 @@ def acknowledge(
     data = parcel.read(owed.LIST, canonical.MAX_DOCUMENT)
     listed = Owed.from_bytes(data)
     if not identity.has_signed(data, parcel.read(owed.SIGNATURE, owed.MAX_SIGNATURE)):
-        raise FormatError(f"{path.name} was not collected on this device")
+        raise FormatError(
+            f"{path.name} was not collected on this device",
+            hint="What is owed stays owed. Bring it to the device that it came from.",
+        )
     with alone(directory), _journal(directory, system()) as journal:
         for sequence, _ in listed.reports:
             journal.mark_sent(sequence)
@@ -178,8 +193,16 @@ def acknowledge(
 def _opened(path: Path) -> Parcel:
     try:
         return Parcel.open(path)
+    except FormatError as error:
+        raise FormatError(
+            f"{path.name}: {error}",
+            hint="What runs goes on. Copy the file once more, or write it again: wildflower bundle",
+        ) from error
     except OSError as error:
-        raise AgentError(f"{path} cannot be read: {error.strerror}") from error
+        raise AgentError(
+            f"{path} cannot be read: {error.strerror}",
+            hint="What runs goes on. Is it the file's name, and may you read it?",
+        ) from error
 
 
 def _unsent(directory: Path) -> list[Entry]:

@@ -9,7 +9,8 @@ import typer
 
 from wildflower.client.agent import status_of
 from wildflower.client.config import load_config
-from wildflower.client.daemon import run_daemon
+from wildflower.client.daemon import ENDED, run_daemon
+from wildflower.client.errors import ConfigError
 from wildflower.client.hold import Holds
 from wildflower.client.owner import load_owner
 from wildflower.ota import canonical
@@ -79,7 +80,10 @@ class AgentStatus:
 @app.command("run", epilog="Example: wildflower agent run --dir /var/lib/wildflower")
 def run(*, directory: Directory = DEFAULT) -> None:
     """Run the agent until it is told to end (SIGTERM, Ctrl-C)."""
-    run_daemon(directory)
+    try:
+        run_daemon(directory)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {ENDED}", hint=error.hint) from error
 
 
 @app.command("status", epilog="Example: wildflower agent status --dir /var/lib/wildflower")

@@ -1,9 +1,11 @@
 """What a person at a device reads, state by state, and that each bad word says four things:
 
 what is wrong, by which rule, what goes on all the same, and what to do. The whole table lies in
-`tests/goldens/device-messages.txt`, to be read aloud when it changes.
+`tests/goldens/device-messages.txt`, what commands refuse beside it in `device-errors.txt`, to be
+read aloud when they change.
 """
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from tests.device_fakes import bundle, document, golden_of
 from tests.slots_fakes import scaling_model
 from tests.update_fakes import Kit, offer
 
+from wildflower.cli import main
 from wildflower.client.examination import examine
 from wildflower.client.history import Happening, timeline
 from wildflower.client.hold import Holds
@@ -32,6 +35,7 @@ from wildflower.ota.errors import OtaError, StorageError
 from wildflower.ota.rollout.document import Order
 
 GOLDEN: Final = Path(__file__).parents[1] / "goldens" / "device-messages.txt"
+ERRORS: Final = GOLDEN.with_name("device-errors.txt")
 GOES_ON: Final = re.compile(
     r"goes on|answers? (all the same|in its place)|nothing can answer|runs w|before it runs"
 )
@@ -48,6 +52,7 @@ SHIFTING: Final = (
     (r"\d{4}-\d\d-\d\d( \d\d:\d\d)?", "DATE"),
     (r"\(\d+ days\)", "(N days)"),
     (r"/\S*/(device|elsewhere)\b", "/DEVICE"),
+    (r"/\S*/noise.tar", "/noise.tar"),
     (r"process \d+", "process N"),
     (r"for \d+ s more", "for N s more"),
     (r"\d+ MB free", "N MB free"),
@@ -330,3 +335,113 @@ def test_what_the_agent_cannot_do_now_is_told_with_what_goes_on_and_what_to_do(
         f"StorageError: the journal cannot be written: disk is full. What runs goes on. {advice}"
         for advice in ("Free some space.", "It is tried again by itself.")
     ]
+
+
+Words = list[str | Path]
+
+
+def elsewhere(scene: Scene) -> Path:
+    return scene.kit.directory.with_name("elsewhere")
+
+
+def noise(scene: Scene) -> Path:
+    path = scene.kit.directory.with_name("noise.tar")
+    path.write_bytes(b"noise" * 300)
+    return path
+
+
+def no_token(scene: Scene) -> Words:
+    return ["device", "enroll", "wf1.noise", "--dir", elsewhere(scene)]
+
+
+def enrolled_twice(scene: Scene) -> Words:
+    return ["device", "enroll", scene.server.token(), "--dir", scene.kit.directory]
+
+
+def nobody_enrols(scene: Scene) -> Words:
+    return [
+        "device",
+        "enroll",
+        scene.server.token(url="https://127.0.0.1:1"),
+        "--dir",
+        elsewhere(scene),
+    ]
+
+
+def run_what_is_no_device(scene: Scene) -> Words:
+    return ["agent", "run", "--dir", elsewhere(scene)]
+
+
+def status_of_what_is_no_device(scene: Scene) -> Words:
+    return ["agent", "status", "--dir", elsewhere(scene)]
+
+
+def run_with_a_wrong_setting(scene: Scene) -> Words:
+    (scene.kit.directory / "policy.toml").write_text('metered = "sometimes"\n')
+    return ["agent", "run", "--dir", scene.kit.directory]
+
+
+def pin_what_is_not_there(scene: Scene) -> Words:
+    return ["agent", "pin", "abc", "--dir", scene.kit.directory]
+
+
+def pin_nothing(scene: Scene) -> Words:
+    return ["agent", "pin", "--dir", scene.kit.directory]
+
+
+def pause_without_a_reason(scene: Scene) -> Words:
+    return ["agent", "pause", "--reason", "", "--dir", scene.kit.directory]
+
+
+def history_of_a_torn_journal(scene: Scene) -> Words:
+    (scene.kit.directory / "journal.db").write_bytes(b"noise" * 500)
+    return ["agent", "history", "--dir", scene.kit.directory]
+
+
+def apply_what_is_not_there(scene: Scene) -> Words:
+    return ["bundle", "apply", "gone.tar", "--dir", scene.kit.directory]
+
+
+def apply_noise(scene: Scene) -> Words:
+    return ["bundle", "apply", noise(scene), "--dir", scene.kit.directory]
+
+
+def collect_into_nowhere(scene: Scene) -> Words:
+    return ["bundle", "collect", "--out", "/nowhere/b.tar", "--dir", scene.kit.directory]
+
+
+def acknowledge_noise(scene: Scene) -> Words:
+    return ["bundle", "ack", noise(scene), "--dir", scene.kit.directory]
+
+
+def serve_where_a_file_is(scene: Scene) -> Words:
+    return ["agent", "serve", "--dir", scene.kit.directory, "--socket", noise(scene)]
+
+
+def cache_of_no_address(scene: Scene) -> Words:
+    return ["cache", "serve", "--upstream", "ftp://x", "--dir", elsewhere(scene)]
+
+
+COMMANDS: Final[tuple[Callable[[Scene], Words], ...]] = (
+    no_token, enrolled_twice, nobody_enrols, run_what_is_no_device, status_of_what_is_no_device,
+    run_with_a_wrong_setting, pin_what_is_not_there, pin_nothing, pause_without_a_reason,
+    history_of_a_torn_journal, apply_what_is_not_there, apply_noise, collect_into_nowhere,
+    acknowledge_noise, serve_where_a_file_is, cache_of_no_address,
+)  # fmt: skip
+
+
+def test_what_commands_refuse_is_told_with_what_to_do(
+    scene: Scene, capsys: pytest.CaptureFixture[str], update_goldens: bool, tmp_path: Path
+) -> None:
+    told = []
+    for number, command in enumerate(COMMANDS):
+        scene.kit = Kit(scene.server.enrol(tmp_path / str(number) / "device"))
+        with pytest.raises(SystemExit) as end:
+            main([*map(str, command(scene)), "--format", "json"])
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert end.value.code, command
+        assert error["hint"], command
+        told += [f"[{command.__name__}]", steady(error["message"]), steady(error["hint"]), ""]
+    if update_goldens:
+        ERRORS.write_text("\n".join(told))
+    assert "\n".join(told) == ERRORS.read_text()

@@ -93,6 +93,17 @@ def recovery(place: Path, every: int = 1) -> Iterator[Matrix]:
 
 
 @contextmanager
+def second_recovery(place: Path, every: int = 1) -> Iterator[Matrix]:
+    """It was killed in the recovery from that too, when a release was being switched to."""
+    with bench(place) as found:
+        device = found.copy()
+        for fault in (Fault("fdatasync", "9"), Fault("symlink", "1")):
+            assert found.trace(device, fault).is_killed
+        ends = [End(found.second, INSTALLED), End(found.first, GIVEN_UP)]
+        yield Matrix(found, ends, device, every)
+
+
+@contextmanager
 def on_probation(place: Path) -> Iterator[Bench]:
     """Yield a bench whose base runs the second release, on probation, and has not told of it."""
     with bench(place, pair(probation_s=PROBATION_S)) as found:
@@ -162,6 +173,7 @@ MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix
     "failed probation": failed_probation,
     "order back": recall,
     "recovery": recovery,
+    "recovery of a recovery": second_recovery,
     "handlers": partial(software, kind=Labels),
     "handlers, judged": partial(software_judged, kind=Labels),
     "handlers, taken back": partial(software_judged, kind=FailingLabels),
@@ -169,3 +181,8 @@ MATRICES: Final[Mapping[str, Callable[[Path, int], AbstractContextManager[Matrix
     "self-update, judged": partial(software_judged, kind=SelfUpdate),
     "self-update, taken back": partial(software_judged, kind=FailingSelfUpdate),
 }
+ERRORS: Final = ("ENOSPC", "EIO")
+FAILING: Final = tuple(
+    name for name in MATRICES if name not in ("first release", "failed trial", "passed probation")
+)
+"""Matrices whose writes fail too; what the others write is in these."""

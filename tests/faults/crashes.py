@@ -108,7 +108,7 @@ class Matrix:
         """Kill before each point, for real: the device, or the process of it that comes there."""
         for fault in self._faults():
             device = self.bench.copy(self.base)
-            ended = self.bench.trace(device, _on(fault, device))
+            ended = self.bench.hit(device, _on(fault, device))
             if not ended.is_hit:
                 continue  # this run took another way and never came there
             torn = self.bench.complaints(device)
@@ -119,7 +119,7 @@ class Matrix:
         """Let each call that writes fail once; the device may try again two hours later."""
         for fault in self._faults(error):
             device = self.bench.copy(self.base)
-            ended = self.bench.trace(device, _on(fault, device))
+            ended = self.bench.hit(device, _on(fault, device))
             if not ended.is_hit:
                 continue
             torn = self.bench.complaints(device)

@@ -39,9 +39,7 @@ WEATHER: Final[Mapping[str, Weather]] = {
     "delta said to be longer": Weather({"liar": 1000}, ratio=WHOLE + 1.1),
     "delta endless": Weather({"endless": True}, ratio=BUFFERS),
     "delta stalled": Weather({"stall": share(40)}, timeout_s=0.5, ratio=1.05),
-    "delta of a wrong range": Weather(
-        {"cut": share(50)}, {"wrong_range": True}, ratio=WHOLE + 1.1
-    ),
+    "delta of a wrong range": Weather({"cut": share(50)}, {"wrong_range": True}, ratio=WHOLE + 1.1),
     "delta gone": Weather({"busy": 99, "busy_status": 404}, ratio=WHOLE),
     "delta redirected for ever": Weather({"location": "/blobs/again"}, ratio=WHOLE),
 }

@@ -1,14 +1,25 @@
 """Each fault that has a name, on a device of its own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.bench import Bench, bench, pair
+from tests.faults import delta_scenarios, software_scenarios
+from tests.faults.bench import Bench, bench, bench_of, pair
 from tests.faults.scenarios import PADDING, SCENARIOS, WEATHER, Scenario, Weather, weather
+from tests.faults.software import Labels
 
 pytestmark = pytest.mark.timeout(600)
-SAMPLE = {"cut every 10 %", "corrupt once", "clock to 2040 in mid-download", "running slot damaged"}
+SAMPLE = {
+    "cut every 10 %",
+    "corrupt once",
+    "clock to 2040 in mid-download",
+    "running slot damaged",
+    "delta corrupt always",
+    "base of a delta damaged in mid-download",
+    "agent killed while its handler works",
+}
 
 
 def drawn(table: Any) -> list[Any]:
@@ -40,6 +51,32 @@ def test_a_network_that_cuts_lies_or_stalls_costs_bytes_and_nothing_else(
     fair: Bench, case: Weather
 ) -> None:
     weather(fair, case)
+
+
+@pytest.fixture
+def deltas(tmp_path: Path) -> Iterator[Bench]:
+    with bench(tmp_path, delta_scenarios.delta_pair()) as found:
+        yield found
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Iterator[Labels]:
+    with bench_of(Labels, tmp_path, pair()) as found:
+        yield found
+
+
+@pytest.mark.parametrize("scenario", drawn(delta_scenarios.SCENARIOS))
+def test_what_may_happen_to_a_delta_or_its_base_costs_bytes_and_nothing_else(
+    deltas: Bench, scenario: Scenario
+) -> None:
+    scenario(deltas)
+
+
+@pytest.mark.parametrize("scenario", drawn(software_scenarios.SCENARIOS))
+def test_what_may_happen_while_a_handler_works_is_survived(
+    labels: Labels, scenario: Callable[[Labels], None]
+) -> None:
+    scenario(labels)
 
 
 @pytest.mark.parametrize("scenario", drawn(SCENARIOS))
