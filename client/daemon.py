@@ -25,8 +25,6 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-import httpx
-
 import wildflower
 from wildflower.client.agent import Agent
 from wildflower.client.channel import GrpcChannel, Hint
@@ -44,6 +42,7 @@ from wildflower.ota import canonical
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FormatError, OtaError
+from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.fetch import ReleaseClient
 from wildflower.wakeup import woken_by_signals
 
@@ -112,7 +111,7 @@ def wire(
         directory / "tuf",
         identity.root,
         config.all_sources,
-        lambda: httpx.Client(verify=context, timeout=HTTP_S, trust_env=False),
+        lambda: Connection(context, timeout_s=HTTP_S),
         now,
         wait=watched_wait(stop, notifier),
     )
