@@ -1,7 +1,12 @@
 """Handlers on a device: real programs, a real journal, restarts and refusals."""
 
+import fcntl
 import hashlib
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -282,6 +287,69 @@ def test_a_step_that_ends_the_agent_again_and_again_is_rolled_back(
     bench.handlers.begin(was_clean=False)
     assert bench.told() == [("failed", "the agent went down 4 times in Download")]
     assert bench.live == b"old"
+
+
+@contextmanager
+def outliving(bench: Bench) -> Iterator["subprocess.Popen[bytes]"]:
+    """Leave a device whose agent was killed in Install, and its handler, which works on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Handlers, "_ask", fallen)
+        with pytest.raises(PowerCutError):
+            bench.handlers.offer(LABELS)
+    (place,) = (bench.directory / "software").iterdir()
+    claim = os.open(place, os.O_RDONLY)
+    fcntl.flock(claim, fcntl.LOCK_EX)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[claim]) as handler:
+        os.close(claim)  # from now on it is the handler's alone, as after SIGKILL
+        yield handler
+
+
+def fallen(*_: object) -> None:
+    raise PowerCutError
+
+
+def test_the_next_agent_waits_for_a_handler_that_outlives_its_own(bench: Bench) -> None:
+    with outliving(bench) as handler:
+        asked = iter([False, False])
+
+        def should_stop() -> bool:
+            if next(asked, None) is None:
+                assert handler.stdin is not None
+                handler.stdin.close()  # it ends now
+            assert bench.steps == []
+            return False
+
+        replace(bench.handlers, should_stop=should_stop)._outwait(place_of(bench))
+        assert handler.wait(30) == 0
+    bench.handlers.begin(was_clean=False)
+    assert (bench.live, bench.told()) == (TEXT, [("committed", "")])
+
+
+def place_of(bench: Bench) -> Path:
+    return bench.directory / "software" / LABELS.digest
+
+
+def test_told_to_end_it_waits_no_more(bench: Bench) -> None:
+    with outliving(bench):
+        stopping = replace(bench.handlers, should_stop=lambda: True)
+        with pytest.raises(PostponedError, match="a handler of an agent before this runs"):
+            stopping.begin(was_clean=False)
+        assert bench.steps == []
+
+
+def test_what_a_handler_started_for_good_is_outwaited(bench: Bench) -> None:
+    with outliving(bench):
+        impatient = replace(bench.handlers, timeout_s=0.2)
+        impatient._outwait(place_of(bench))
+        bench.handlers.resume()
+        assert bench.told() == [("committed", "")]
+
+
+def test_what_a_power_cut_brings_back_is_swept(bench: Bench) -> None:
+    bench.handlers.offer(LABELS)
+    shutil.copytree(bench.directory / "handlers", bench.directory / "software" / "old" / "files")
+    bench.handlers.begin(was_clean=False)
+    assert list((bench.directory / "software").iterdir()) == []
 
 
 def test_a_state_that_cannot_be_read_means_idle(bench: Bench) -> None:

@@ -19,7 +19,7 @@ from tests.wheel_fakes import write_wheel
 
 from wildflower.client import self_update
 from wildflower.client.handlers import Handlers
-from wildflower.client.self_update import Environments, Watchdog, handle
+from wildflower.client.self_update import COMPLETE, Environments, Watchdog, handle
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import PostponedError
@@ -207,6 +207,45 @@ def test_wheels_that_cannot_be_installed_leave_the_old_version(home: Home) -> No
     with pytest.raises(subprocess.CalledProcessError):
         handle("Install", place, home.environments)
     assert home.current == OLD
+
+
+def test_what_a_cut_left_of_an_environment_is_made_anew(home: Home) -> None:
+    place = home.offer(NEW, "2.0")
+    half = home.directory / "agent" / NEW
+    shutil.copytree(home.directory / "agent" / OLD, half, symlinks=True)
+    (half / COMPLETE).unlink()
+    handle("Install", place, home.environments)
+    assert [path.name for path in half.glob("lib/*/site-packages/*.dist-info")] == [
+        "wildflower-2.0.dist-info"
+    ]
+    assert not (half / "tmp").exists()
+
+
+def test_a_version_that_is_half_removed_does_not_say_that_it_is_whole(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = home.directory / "agent" / "older"
+    older.mkdir()
+    (older / COMPLETE).write_text("older")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the disk refuses
+    home.environments.commit(OLD)
+    assert older.exists()
+    assert not (older / COMPLETE).exists()
+
+
+def test_a_watchdog_outlives_a_disk_that_cannot_count_starts(home: Home) -> None:
+    home.environments.begin_trial(NEW)
+    (home.directory / "agent" / ".trial.new").mkdir()  # the count cannot be written
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        watchdog.end()
+
+    watchdog = Watchdog(home.directory, wait=wait)
+    assert watchdog.run() == 0
+    assert waited == [self_update.PAUSE_S]
+    assert home.current == NEW
 
 
 class PowerCutError(BaseException):
