@@ -47,12 +47,16 @@ class Codec(IntEnum):
     @property
     def tables(self) -> int:
         """How many tables it uses."""
-        return {Codec.DENSE: 1, Codec.SPARSE: 2}.get(self, 0)
+        return _TABLES.get(self, 0)
 
     @property
     def is_sized(self) -> bool:
         """Whether its size must be told."""
-        return self in (Codec.SPARSE, Codec.BZ2, Codec.LZMA)
+        return self in _SIZED
+
+
+_TABLES: Final = {Codec.DENSE: 1, Codec.SPARSE: 2}
+_SIZED: Final = frozenset({Codec.SPARSE, Codec.BZ2, Codec.LZMA})
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import numpy as np
-
 from wildflower.ota.delta import bsdiff
 from wildflower.ota.delta.codec import Source
 from wildflower.ota.delta.format import Body, Header, Method, Piece
@@ -105,6 +103,6 @@ class _Streams:
         if left is None or not left.size:
             piece = self._pieces.popleft()
             planes = [self._source.plane(coding, piece.count) for coding in piece.codings]
-            left = from_planes(kind, np.stack(planes) if len(planes) > 1 else planes[0][np.newaxis])
+            left = from_planes(kind, planes)
         self._left[kind] = left[wanted:]
         return left[:wanted]

@@ -175,17 +175,12 @@ class Reader:
         Raises:
             DeltaError: Too large, or not in its shortest form.
         """
-        value = 0
-        for index in range(_VARINT_BYTES):
-            (byte,) = self.bytes(1)
-            value |= (byte & 127) << (7 * index)
-            if byte < 128:
-                if byte == 0 and index:
-                    raise DeltaError("a number of the delta is not in its shortest form")
-                if value > limit:
-                    raise DeltaError(f"the delta says {value}, at most {limit} is allowed")
-                return value
-        raise DeltaError("a number of the delta is too long")
+        value = self._byte()
+        if value > 127:  # most are not, and a delta has some thousands
+            value = self._longer(value & 127)
+        if value > limit:
+            raise DeltaError(f"the delta says {value}, at most {limit} is allowed")
+        return value
 
     def signed(self, limit: int) -> int:
         """Return the next number, in [-limit, limit].
@@ -202,7 +197,7 @@ class Reader:
         Raises:
             DeltaError: It has none of that number.
         """
-        (byte,) = self.bytes(1)
+        byte = self._byte()
         try:
             return of(byte)
         except ValueError:
@@ -211,6 +206,25 @@ class Reader:
     def rest(self) -> memoryview:
         """Return what has not been read."""
         return self._data[self._at :]
+
+    def _byte(self) -> int:
+        try:
+            byte = self._data[self._at]
+        except IndexError:
+            raise DeltaError("the delta ends too early") from None
+        self._at += 1
+        return byte
+
+    def _longer(self, value: int) -> int:
+        """Return the number that begins with these seven bits."""
+        for index in range(1, _VARINT_BYTES):
+            byte = self._byte()
+            value |= (byte & 127) << (7 * index)
+            if byte == 0:
+                raise DeltaError("a number of the delta is not in its shortest form")
+            if byte < 128:
+                return value
+        raise DeltaError("a number of the delta is too long")
 
 
 def varint(value: int) -> bytes:
