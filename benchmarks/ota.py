@@ -12,6 +12,7 @@ At the end each figure stands beside its bound (`_bounds`).
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from tests.faults.strace import is_here
@@ -44,10 +45,10 @@ def device(*, quick: bool) -> Part:
     return figures, [(name, f"{value:g}") for name, value in figures.items()]
 
 
-def faults(*, quick: bool) -> Part:
+def faults(*, quick: bool, jobs: int = 1) -> Part:
     """Let devices be killed, cut off, lied to and refused; without strace there is no figure."""
     _need_strace()
-    return _faults.figures(quick=quick)
+    return _faults.figures(quick=quick, jobs=jobs)
 
 
 def peer(*, quick: bool) -> Part:
@@ -89,9 +90,11 @@ def main() -> None:
     """Run every part, or one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one pair of rounds, fewer repeats")
+    parser.add_argument("--jobs", type=int, default=1, help="matrices of faults at the same time")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part alone")
     options = parser.parse_args()
-    chosen = {name: part for name, part in PARTS.items() if name in (options.only or PARTS)}
+    parts: dict[str, Callable[..., Part]] = {**PARTS, "faults": partial(faults, jobs=options.jobs)}
+    chosen = {name: part for name, part in parts.items() if name in (options.only or parts)}
     tell("ota", *run(chosen, quick=options.quick))
 
 
