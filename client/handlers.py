@@ -24,6 +24,7 @@ from typing import Final, assert_never
 
 import wildflower
 from wildflower.client.fetcher import Releases, running_artifact
+from wildflower.client.spending import counted
 from wildflower.ota.device import handlers
 from wildflower.ota.device.decision import version_key
 from wildflower.ota.device.handlers import (
@@ -47,6 +48,7 @@ from wildflower.ota.device.program import Ended, run_program
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.device.slots import Slots, check_file, storage_error
 from wildflower.ota.errors import (
+    BudgetError,
     FetchError,
     FormatError,
     PostponedError,
@@ -54,12 +56,15 @@ from wildflower.ota.errors import (
     RefusedError,
 )
 from wildflower.ota.release.files import make_directory
+from wildflower.ota.release.manifest import FileEntry
 from wildflower.ota.release.software import Software
 
 log = logging.getLogger(__name__)
 
 STATE: Final = "software"
 """The journal's fact: the state of what is being installed."""
+SPENT: Final = "software-spent"
+"""And what its files have cost so far, in bytes."""
 LINE: Final = "software/"
 """The journal orders lines of software as it orders target groups, under this prefix."""
 YES: Final = "yes"
@@ -83,6 +88,7 @@ class Handlers:
         now: Its clock.
         should_stop: Whether the agent is told to end.
         restart: Ends the agent, so that it is started anew.
+        why_wait: Tells why nothing large is fetched now; "" if it may be.
     """
 
     directory: Path
@@ -95,6 +101,7 @@ class Handlers:
     now: Callable[[], datetime]
     should_stop: Callable[[], bool]
     restart: Callable[[], None]
+    why_wait: Callable[[], str] = lambda: ""
 
     def begin(self, *, was_clean: bool) -> None:
         """Pick up what a stop, a crash or a wanted restart left.
@@ -199,16 +206,30 @@ class Handlers:
         missing = [entry for entry in software.files if not (files / entry.name).exists()]
         try:
             self.slots.require_space(sum(entry.length for entry in missing))
-            for entry in missing:
-                target = files / entry.name
-                self.releases.fetch(entry, target, should_stop=self.should_stop, budget=None)
+            self._fetch_files(software, missing)
             for entry in software.files:
                 check_file(files / entry.name, entry)
+        except BudgetError as error:
+            return Failed(f"{error}. {error.hint}")
         except FetchError as error:
             raise PostponedError(str(error)) from error
         except RefusedError as error:
             return Failed(str(error))
         return Done()
+
+    def _fetch_files(self, software: Software, missing: list[FileEntry]) -> None:
+        """Fetch what is missing, when the owner's rules allow and within a budget of bytes."""
+        lengths = sum(entry.length for entry in software.files)
+        with counted(self.journal, SPENT, software.digest, lengths) as budget:
+            for entry in missing:
+                if why := self.why_wait():
+                    raise PostponedError(why)
+                self.releases.fetch(
+                    entry,
+                    self._place(software) / "files" / entry.name,
+                    should_stop=lambda: self.should_stop() or bool(self.why_wait()),
+                    budget=budget,
+                )
 
     def _call(self, act: Call) -> Event:
         """Let the handler do a step, and read what it makes of it."""

@@ -42,7 +42,7 @@ class Policy:
         pinned_recall: "obey": a signed order takes back a release that is pinned here too; "keep":
             it stays, and the server is told.
         metered: What is fetched over a metered network: "never" anything, with "delta"
-            all but a whole model file, "always" everything.
+            all but whole model files and software, "always" everything.
         battery_min: With less charge, in percent, nothing is fetched unless on the mains.
         window: When releases are fetched, by the device's clock, as "01:00-05:00"; "" for always.
         software: Lines of software, such as "labels", that it installs by its owner's handlers

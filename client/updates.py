@@ -10,19 +10,19 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
-from wildflower.client.acceptance import Acceptance, Statements
+from wildflower.client.acceptance import Acceptance
 from wildflower.client.config import AgentConfig
 from wildflower.client.doubt import take_doubt
-from wildflower.client.fetcher import Fetcher, Releases, running_artifact
+from wildflower.client.fetcher import Fetcher, running_artifact
 from wildflower.client.groups import find_group
 from wildflower.client.handlers import Handlers
 from wildflower.client.health import Watcher
 from wildflower.client.policy import Policy
+from wildflower.client.repository import Repository
 from wildflower.client.scrub import SETTLED, Scrub
 from wildflower.client.update_lock import UpdateLock
 from wildflower.ota import canonical
@@ -33,9 +33,6 @@ from wildflower.ota.device.machine import Event, Phase
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FetchError, PostponedError, RefusedError
-from wildflower.ota.release.download import Refusal
-from wildflower.ota.release.manifest import Release
-from wildflower.ota.release.software import Software
 from wildflower.ota.rollout.document import RolloutDocument
 
 log = logging.getLogger(__name__)
@@ -47,25 +44,6 @@ CLOCK_SUSPECT: Final = "; if others take it, the clock of this device is suspect
 def end_in_good_order() -> None:
     """End this process as its supervisor would; one that always starts it anew brings it back."""
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-class Repository(Releases, Statements, Protocol):
-    """What looking for releases needs of `ota.release.fetch.ReleaseClient`."""
-
-    refusals: list[Refusal]
-    """What sources have been refused for, since the client was made."""
-
-    def kept(self) -> AbstractContextManager[None]:
-        """Ask over one connection for the length of the block."""
-        ...
-
-    def release(self, path: str, *, accepted: tuple[str, ...], expected: str) -> Release:
-        """Return the release at a target path, if an accepted role signed it."""
-        ...
-
-    def software(self, name: str) -> Software | None:
-        """Return the newest software of a line; None if nobody who may has signed any."""
-        ...
 
 
 @dataclass(slots=True)
@@ -367,6 +345,7 @@ class Updates:
             releases=self.releases,
             now=self.now,
             should_stop=self.should_stop,
+            why_wait=lambda: self.why_wait(True),
             restart=self._restart,
         )
 

@@ -15,6 +15,7 @@ import pytest
 from tests.device_fakes import NOON
 
 from wildflower.client.handlers import STATE, Handlers
+from wildflower.client.spending import BUDGET_MORE, BUDGET_TIMES
 from wildflower.ota.device.handlers import Phase
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
@@ -51,6 +52,7 @@ class Shelf:
     """Files from memory; it may be closed, or lie."""
 
     error: Exception | None = None
+    costs: int = 0
     data: bytes = TEXT
     fetched: list[str] = field(default_factory=list)
 
@@ -63,6 +65,7 @@ class Shelf:
     def fetch(
         self, entry: FileEntry, destination: Path, *, should_stop: Callable[[], bool], budget: Any
     ) -> None:
+        budget.spend(self.costs)
         if self.error:
             raise self.error
         self.fetched.append(entry.name)
@@ -211,6 +214,29 @@ def test_without_a_network_it_waits_and_goes_on(bench: Bench) -> None:
     bench.shelf.error = None
     bench.handlers.resume()
     assert bench.live == TEXT
+
+
+def test_software_waits_for_what_the_owner_allows(bench: Bench) -> None:
+    waiting = replace(bench.handlers, why_wait=lambda: "the network is metered")
+    with pytest.raises(PostponedError, match="metered"):
+        waiting.offer(LABELS)
+    assert (bench.shelf.fetched, bench.steps) == ([], [])
+    bench.handlers.resume()
+    assert bench.live == TEXT
+
+
+def test_what_software_costs_is_counted_over_restarts_and_bounded(bench: Bench) -> None:
+    bench.shelf.costs, bench.shelf.error = BUDGET_MORE // 2, FetchError("cut")
+    with pytest.raises(PostponedError, match="cut"):
+        bench.handlers.offer(LABELS)
+    with pytest.raises(PostponedError, match="cut"):
+        bench.handlers.resume()
+    bench.handlers.resume()
+    ((outcome, reason),) = bench.told()
+    assert (outcome, bench.steps, bench.live) == ("failed", [], b"old")
+    allowed = BUDGET_TIMES * len(TEXT) + BUDGET_MORE
+    assert reason.startswith(f"{3 * bench.shelf.costs} bytes have come for this update, allowed ")
+    assert f"allowed are {allowed}" in reason
 
 
 def test_a_source_that_lies_ends_it(bench: Bench) -> None:
