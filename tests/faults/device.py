@@ -14,15 +14,12 @@ import json
 import os
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from wildflower.client.config import load_config
 from wildflower.client.daemon import alone, clock
@@ -33,13 +30,12 @@ from wildflower.client.updates import Updates
 from wildflower.ota.device.journal import Journal
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import OtaError
+from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.fetch import ReleaseClient
 
 Act = Callable[[dict[str, Any]], list[str]]
 """Carries out an order; returns what it could not do."""
 SAID = 4000  # bytes of an answer; errors of several sources are long
-CONTEXT = ssl.create_default_context()
-"""One for all clients, as the agent has: reading the authorities again takes half of a run."""
 AN_HOUR_S = 3600.0
 """What passes between two looks at the clock that nobody can set."""
 PASSED = 0
@@ -78,7 +74,7 @@ def look(directory: Path, order: dict[str, Any], restart: Callable[[], None]) ->
         directory / "tuf",
         identity.root,
         config.all_sources,
-        lambda: httpx.Client(verify=CONTEXT, timeout=order["timeout_s"], trust_env=False),
+        lambda: Connection(None, timeout_s=order["timeout_s"]),
         now,
         wait=lambda _: None,
         draw=lambda: 1.0,
