@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from benchmarks._delta_models import Pair
+from benchmarks._real_time import at_real_time
 from wildflower.ota.build.choice import Quality, Tolerance, choose_fp32, choose_int8
 from wildflower.ota.build.followed import first
 from wildflower.ota.build.quantise import prepared, quantised
@@ -248,10 +249,11 @@ def _coding(old: bytes, new: bytes) -> float:
 def _seconds(old: bytes, new: bytes, delta: bytes) -> float:
     digest = hashlib.sha256(new).hexdigest()
     best = float("inf")
-    for _ in range(REPEATS):
-        start = time.process_time()
-        decode(memoryview(old), memoryview(delta), len, target=digest, size=len(new))
-        best = min(best, time.process_time() - start)
+    with at_real_time():
+        for _ in range(REPEATS):
+            start = time.process_time()
+            decode(memoryview(old), memoryview(delta), len, target=digest, size=len(new))
+            best = min(best, time.process_time() - start)
     return best * 1e7 / len(new)
 
 

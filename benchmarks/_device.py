@@ -12,7 +12,6 @@ enrolled. Times depend on what else the machine does; counts and bytes do not.
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +32,7 @@ from tests.faults.bench import Shelf
 from tests.ota_fakes import FaultServer
 from tests.slots_fakes import WIDTH, flip, install
 
+from benchmarks._real_time import at_real_time
 from wildflower.client.inference import ModelSlot
 
 SMALL: Final = 256
@@ -137,21 +137,6 @@ def hot_swap(swaps: int = 100, hidden: int = SMALL) -> Swaps:
     return Swaps(len(pauses), asked + len(plain), int(dropped), walls, runs, plain_ms, is_real_time)
 
 
-@contextmanager
-def at_real_time() -> Iterator[bool]:
-    """Let this thread, and those that it starts, run whenever they can; yield whether they do.
-
-    It needs a privilege (sched(7)); without it, what other processes do is part of the figures.
-    """
-    usual = os.sched_getscheduler(0), os.sched_getparam(0)
-    with suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    try:
-        yield os.sched_getscheduler(0) == os.SCHED_RR
-    finally:
-        os.sched_setscheduler(0, *usual)
-
-
 class RunQueue:
     """For how long this thread was ready to run and did not: Linux's schedstat."""
 
@@ -225,10 +210,14 @@ def agent_memory() -> dict[str, float]:
 def refresh(times: int = 15) -> dict[str, float]:
     """Return the CPU time of a first look: refresh, rollout and release, verified from the root.
 
-    Once from a mirror without TLS, where it is verifying alone, and once from the server, where
-    each step opens a connection with a client certificate of its own.
+    Once from a mirror without TLS, where it is verifying alone, and once from the server, to which
+    a connection is opened with a client certificate.
     """
-    with tempfile.TemporaryDirectory() as place, fleet_of_one(Path(place)) as (server, directory):
+    with (
+        at_real_time(),  # servers and child inherit it
+        tempfile.TemporaryDirectory() as place,
+        fleet_of_one(Path(place)) as (server, directory),
+    ):
         with FaultServer(Shelf(server.releases)) as mirror:
             plain = _child("refresh", directory, times, mirror.url)
         told = _child("refresh", directory, times, server.url)

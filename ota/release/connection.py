@@ -192,7 +192,7 @@ def parsed(url: str) -> tuple[Place, str]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-        host.encode("idna")
+        host.encode("idna")  # as resolving it will
     except ValueError as error:
         raise httpx.InvalidURL(f"{url!r}: {error}") from error
     if parts.scheme not in ("http", "https"):

@@ -216,7 +216,9 @@ def test_addresses_are_taken_apart(url: str, place: Place, target: str) -> None:
     assert parsed(url) == (place, target)
 
 
-@pytest.mark.parametrize("url", ["http://h:x/", "http://", "http://[1/", "http://a b/", "ftp://h/"])
+@pytest.mark.parametrize(
+    "url", ["http://h:x/", "http://", "http://[1/", "http://a b/", "http://a..b/", "ftp://h"]
+)
 def test_what_is_no_address_is_said_so(url: str) -> None:
     with (
         pytest.raises((httpx.InvalidURL, httpx.UnsupportedProtocol)),
