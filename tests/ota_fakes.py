@@ -328,7 +328,7 @@ def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             server.served += len(sent)  # first: who has it all may be faster than this thread
             self.wfile.write(sent)
-            if faults.stall:
+            if faults.stall and len(sent) < len(body):
                 self.connection.recv(1)  # comes back when the client has had enough
             if len(sent) < len(body):
                 self._hang_up()
