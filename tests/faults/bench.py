@@ -6,7 +6,9 @@ and is offered the next one.
 """
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -101,8 +103,12 @@ class Devices:
         calls: list[Call] = []
         if log is not None:
             await_stop(process)
-            with traced(process, log, fault, follows=follows, brief=brief):
-                pass
+            try:
+                with traced(process, log, fault, follows=follows, brief=brief):
+                    pass
+            except BaseException:
+                os.kill(process, signal.SIGKILL)  # or it would wait for a tracer for ever
+                raise
             calls = [] if brief else read_log(log)
         ended = self._hear()
         is_hit = log is not None and was_hit(log)

@@ -139,6 +139,8 @@ def traced(
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
         assert tracer.stderr is not None
         said = tracer.stderr.readline()
+        while "resolved into" in said:  # the fault's file is a link: both are looked at
+            said = tracer.stderr.readline()
         assert "attached" in said, said
         os.kill(process, signal.SIGCONT)
         yield
