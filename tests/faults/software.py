@@ -9,7 +9,6 @@ them is, for good, every step was done in its order, and the server is told once
 """
 
 import hashlib
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, ClassVar
 from tests.client_fakes import Releases, today
 from tests.faults.bench import Bench
 from tests.faults.crashes import End
+from tests.faults.watched import started
 from tests.wheel_fakes import write_wheel
 
 import wildflower.client.self_update
@@ -232,7 +232,7 @@ class SelfUpdate(Installing):
         environments = Environments(device)
         current = environments.target("current")
         command = [str(environments.python(current)), "-m", DAEMON, "--dir", str(device)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        ended = started(command)
         told = (current, ended.stdout.strip(), ended.returncode)
         if told == (BEFORE, "1.0", 0):
             return "old"

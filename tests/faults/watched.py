@@ -23,7 +23,6 @@ from wildflower.ota.errors import OtaError
 
 MAX_STARTS = 6
 """Starts of an agent that cannot start: its supervisor would go on, a test does not."""
-os.environ["PATH"] = "/usr/bin:/bin"
 
 
 @dataclass
@@ -76,7 +75,13 @@ class Device:
 
 
 def _starts(command: list[str]) -> bool:
-    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    return started(command).returncode == 0
+
+
+def started(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Return how an agent ended; it finds its own modules and not those of the tests."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=clean)
 
 
 def live(order: dict[str, Any]) -> list[str]:
