@@ -19,9 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self
 from urllib.parse import unquote
 
-import httpx
-
 from wildflower.ota.release import signing
+from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.keys import ROLLOUT, RoleKeys, generate_roles
 from wildflower.ota.release.manifest import (
     FileEntry,
@@ -247,9 +246,9 @@ class FaultServer:
         return [ranged for path, ranged in self.asked if path.startswith("/blobs/")]
 
 
-def http_client() -> httpx.Client:
-    """Return a client that asks nothing but loopback, whatever the environment says."""
-    return httpx.Client(timeout=10, trust_env=False)
+def http_client() -> Connection:
+    """Return what asks as a device does."""
+    return Connection(None, timeout_s=10)
 
 
 def _flipped(data: bytes) -> bytes:

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 from tests.client_fakes import LONG_AGO, FakeServer, today
 from tests.device_fakes import Bundle, bundle
 
@@ -18,6 +17,7 @@ from wildflower.client.policy import Policy
 from wildflower.client.updates import Updates
 from wildflower.ota.device.journal import Entry, Journal
 from wildflower.ota.device.slots import Slots
+from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.fetch import ReleaseClient
 from wildflower.ota.release.manifest import Release
 
@@ -67,7 +67,7 @@ class Kit:
             self.directory / "tuf",
             identity.root,
             config.all_sources,
-            lambda: httpx.Client(verify=identity.ssl_context(), timeout=10.0, trust_env=False),
+            lambda: Connection(identity.ssl_context(), timeout_s=10.0),
             now,
             wait=lambda _: None,
         )

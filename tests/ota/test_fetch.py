@@ -296,9 +296,9 @@ def test_an_address_that_is_none_is_named_and_the_next_source_is_asked(
 ) -> None:
     wrong, right = bench.serve(), bench.serve()
     wrong.url = url
-    with pytest.raises(FetchError, match=r"Invalid (port|non-printable)"):
+    with pytest.raises(FetchError, match=r"Invalid IPv6 URL|names no host"):
         bench.client(wrong).refresh()
-    with pytest.raises(FetchError, match=r"Invalid (port|non-printable)"):
+    with pytest.raises(FetchError, match=r"Invalid IPv6 URL|names no host"):
         bench.client(wrong).fetch(ENTRY, bench.destination)
     assert bench.waits == []  # no other try would do better
     bench.client(wrong, right).refresh()
