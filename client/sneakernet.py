@@ -29,7 +29,7 @@ from wildflower.client.spool import Spool
 from wildflower.client.updates import Updates
 from wildflower.ota import canonical
 from wildflower.ota.device import owed
-from wildflower.ota.device.journal import Entry, Journal
+from wildflower.ota.device.journal import Entry, Journal, glance
 from wildflower.ota.device.owed import Owed
 from wildflower.ota.device.slots import Slots
 from wildflower.ota.errors import FetchError, FormatError, RefusedError
@@ -209,7 +209,7 @@ def _unsent(directory: Path) -> list[Entry]:
     path = directory / "journal.db"
     if not path.exists():
         return []
-    with closing(Journal.peek(path)) as journal:
+    with glance(path) as journal:
         return journal.reports(unsent=True)
 
 

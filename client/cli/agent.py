@@ -14,7 +14,7 @@ from wildflower.client.errors import ConfigError
 from wildflower.client.hold import Holds
 from wildflower.client.owner import load_owner
 from wildflower.ota import canonical
-from wildflower.ota.device.journal import Entry, Journal
+from wildflower.ota.device.journal import Entry, glance
 from wildflower.ota.device.report import Outcome
 
 app = typer.Typer(no_args_is_help=True, help="Run and inspect a device's agent.")
@@ -130,11 +130,8 @@ def status(
 def _remembered(path: Path) -> tuple[list[Entry], dict[str, str]]:
     if not path.exists():
         return [], {}
-    journal = Journal.peek(path)
-    try:
+    with glance(path) as journal:
         return journal.reports(), journal.quarantined()
-    finally:
-        journal.close()
 
 
 def _lines(entries: Sequence[Entry]) -> list[ReportLine]:

@@ -165,9 +165,12 @@ def test_a_journal_that_is_torn_behind_its_head_is_told_and_crashes_nothing(
     data = path.read_bytes()
     path.write_bytes(data[:8192] + b"\xff" * (len(data) - 8192))  # the head, and the state's page
     assert checks(kit)["journal"].state is State.WARN
-    code, told = call(capsys, "agent", "history", "--dir", str(kit.directory))
-    assert (code, told["error"]["type"]) == (1, "StorageError")
-    assert "What runs goes on" in told["error"]["hint"]
+    place = ("--dir", str(kit.directory))
+    out = ("--out", str(kit.directory / "owed.tar"))
+    for words in (("agent", "history"), ("agent", "status"), ("bundle", "collect", *out)):
+        code, told = call(capsys, *words, *place)
+        assert (code, told["error"]["type"]) == (1, "StorageError"), words
+        assert "What runs goes on" in told["error"]["hint"]
 
 
 def test_settings_that_are_wrong_are_told(kit: Kit) -> None:
