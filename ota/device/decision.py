@@ -160,7 +160,10 @@ def qualify(release: Release, standing: Standing, report: SelfReport) -> Failed 
     as such, which a rollout document that says "install" is not.
     """
     if release.order < standing.highest_order:
-        reason = f"order {release.order} is below {standing.highest_order}, which this device had"
+        reason = (
+            f"order {release.order} is below {standing.highest_order}, which this device had; "
+            "it goes back by a signed order alone"
+        )
         return Failed(Outcome.REFUSED, reason)
     roles = {entry.role for entry in release.files}
     if roles != set(FILE_ROLES):

@@ -109,7 +109,7 @@ def test_a_stolen_online_key_cannot_choose_an_older_release(bench: Bench, tmp_pa
     thief = Thief(bench.releases, tmp_path / "later")
     thief.order(document(old.release, rollout="mine", not_before=LONG_AGO))
     with FaultServer(thief) as server:
-        said = "order 1 is below 2, which this device had"
+        said = "order 1 is below 2, which this device had; it goes back by a signed order alone"
         refused(bench, server.url, said, error=None)
     stop(bench)
     recovers(bench)

@@ -355,7 +355,9 @@ def test_a_downgrade_by_the_online_key_is_refused(kit: Kit, server: FakeServer) 
     server.releases.roll_out(first)
     report = kit.look()[-1]
     assert report.outcome is Outcome.REFUSED
-    assert report.reason == "order 1 is below 2, which this device had"
+    assert report.reason == (
+        "order 1 is below 2, which this device had; it goes back by a signed order alone"
+    )
     assert kit.running == second.digest
 
 

@@ -107,7 +107,8 @@ def test_the_operator_set_of_a_runtime_that_nobody_measured_is_left_to_the_trial
 
 def test_a_downgrade_is_refused() -> None:
     failed = decision.qualify(OLD, replace(HERE, highest_order=3), self_report())
-    assert failed == Failed(Outcome.REFUSED, "order 1 is below 3, which this device had")
+    told = "order 1 is below 3, which this device had; it goes back by a signed order alone"
+    assert failed == Failed(Outcome.REFUSED, told)
 
 
 def test_the_highest_order_itself_may_come_back() -> None:
