@@ -280,8 +280,6 @@ def _translated(is_late: Callable[[], bool] = lambda: False, told: str = "") -> 
 
 def _is_quiet(connection: http.client.HTTPConnection) -> bool:
     """Whether nothing is to be read: neither the other side's goodbye nor what nobody asked for."""
-    if connection.sock is None:
-        return False
     poll = select.poll()
     poll.register(connection.sock, select.POLLIN)
     return not poll.poll(0)

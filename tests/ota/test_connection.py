@@ -188,6 +188,15 @@ def test_headers_that_drip_are_late_whatever_each_wait_may_take() -> None:
         thread.join()
 
 
+def test_no_time_at_all_is_too_little() -> None:
+    with (
+        serving(WHOLE) as peer,
+        Connection(None, timeout_s=5) as line,
+        pytest.raises(LateError),
+    ):
+        ask(line, peer.url, within_s=0)
+
+
 def test_a_body_that_stalls_ends_by_the_wait_s_own_bound() -> None:
     stalled = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"
     with (
@@ -201,6 +210,15 @@ def test_a_body_that_stalls_ends_by_the_wait_s_own_bound() -> None:
 def test_nobody_there_is_an_error_of_connecting() -> None:
     with Connection(None, timeout_s=5) as line, pytest.raises(httpx.ConnectError):
         ask(line, "http://127.0.0.1:1/x")
+
+
+def test_a_server_that_does_not_shake_hands_is_an_error_of_connecting() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        Connection(ssl.create_default_context(), timeout_s=SOON_S) as line,
+        pytest.raises(httpx.ConnectTimeout),
+    ):
+        ask(line, f"https://127.0.0.1:{listener.getsockname()[1]}")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from tests.certificates import self_signed
 
-from wildflower.ota.release.patience import Patience
+from wildflower.ota.release.connection import Connection
+from wildflower.ota.release.patience import Http, Patience
 
 SOON_S = 0.3
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -59,9 +60,9 @@ def never(connection: socket.socket, _: int) -> None:
     connection.recv(1)
 
 
-def ask(patience: Patience, client: httpx.Client, url: str) -> bytes:
+def ask(patience: Patience, client: Http, url: str) -> bytes:
     with patience.get(client, url, {}) as answer:
-        return answer.read()
+        return b"".join(answer.iter_raw())
 
 
 @pytest.mark.parametrize("answer", [drip, never])
@@ -72,6 +73,16 @@ def test_headers_that_do_not_come_end_the_request(answer: Answer) -> None:
         pytest.raises(httpx.ReadTimeout, match=r"no headers within 0\.3 s"),
     ):
         ask(Patience(SOON_S), client, url)
+
+
+def test_a_device_s_own_connection_is_ended_too_and_known_to_be() -> None:
+    patience = Patience(SOON_S)
+    with serving(drip_from_the_second_on) as url, Connection(None, timeout_s=60) as client:
+        assert ask(patience, client, url) == b"ok"
+        assert not patience.is_over
+        with pytest.raises(httpx.ReadTimeout, match=r"no headers within 0\.3 s"):
+            ask(patience, client, url)
+        assert patience.is_over
 
 
 def test_behind_tls_too(tmp_path: Path) -> None:
