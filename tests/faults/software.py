@@ -9,14 +9,16 @@ them is, for good, every step was done in its order, and the server is told once
 """
 
 import hashlib
+import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.client_fakes import Releases, today
-from tests.faults.bench import Bench
+from tests.faults.bench import Bench, Ended
 from tests.faults.crashes import End
+from tests.faults.strace import Fault, command_of, was_hit
 from tests.faults.watched import started
 from tests.wheel_fakes import write_wheel
 
@@ -126,6 +128,20 @@ class Installing(Bench):
 
     def order(self, device: Path) -> dict[str, Any]:
         return super().order(device) | {"software": [self.line]}
+
+    def hit(self, device: Path, fault: Fault) -> Ended:
+        """Switch a device on for one look, with a fault; an error of a file hits its handler."""
+        if not fault.path or not fault.error:
+            return super().hit(device, fault)
+        log, handler = self.place / "log", device / "handlers" / self.line
+        log.write_bytes(b"")
+        real = handler.rename(handler.with_name(f".{self.line}"))
+        command = shlex.join([*command_of(fault, log), str(real)])
+        handler.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        handler.chmod(0o755)
+        ended = self.run(device)
+        real.replace(handler)
+        return replace(ended, is_hit=was_hit(log))
 
     def version(self, device: Path) -> str:
         """Return the name of the version in place; what is wrong with it if it is not whole."""
