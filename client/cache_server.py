@@ -29,8 +29,10 @@ from wildflower.client.blob_cache import BlobCache
 from wildflower.client.errors import AgentError
 from wildflower.client.limited import LimitedThreads
 from wildflower.ota.errors import FetchError, OtaError, RefusedError
+from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.download import Download
 from wildflower.ota.release.fetch import HttpSource
+from wildflower.ota.release.http import Line
 from wildflower.ota.release.manifest import MAX_FILE, FileEntry
 from wildflower.ota.release.trust import NotThereError
 
@@ -53,17 +55,25 @@ IDLE_S: Final = 15.0
 
 
 class HttpUpstream:
-    """The server behind a cache: an `Upstream` over HTTP."""
+    """The server behind a cache: an `Upstream` over HTTP.
 
-    def __init__(self, base: str, client: httpx.Client) -> None:
+    Args:
+        base: Its base URL.
+        dial: Makes a connection; each request has its own, because several threads ask.
+    """
+
+    def __init__(self, base: str, dial: Callable[[], Line]) -> None:
         self._base = base.rstrip("/")
-        self._client = client
+        self._dial = dial
 
     def length(self, digest: str) -> int:
         """Return how many bytes the server says a blob has."""
         url = f"{self._base}/blobs/{digest}"
         try:
-            with self._client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+            with (
+                self._dial() as line,
+                line.get(url, {"Accept-Encoding": "identity"}) as answer,
+            ):
                 status, told = answer.status_code, answer.headers.get("Content-Length", "")
         except httpx.HTTPError as error:
             raise FetchError(f"{url}: {type(error).__name__}: {error}") from error
@@ -78,7 +88,8 @@ class HttpUpstream:
     ) -> None:
         """Put a blob at its place, by the rules of a device's download."""
         entry = FileEntry("blob", digest[:12], digest, length)
-        Download(entry, destination, self._client, on_bytes=on_bytes).run([self._base])
+        with self._dial() as line:
+            Download(entry, destination, line, on_bytes=on_bytes).run([self._base])
 
     def document(self, path: str) -> bytes:
         """Return a small file.
@@ -89,10 +100,11 @@ class HttpUpstream:
             RefusedError: It is not small.
         """
         data = b""
-        for piece in HttpSource(self._client, self._base).read(path):
-            data += piece
-            if len(data) > MAX_DOCUMENT:
-                raise RefusedError(f"{path}: endless, at most {MAX_DOCUMENT} bytes")
+        with self._dial() as line:
+            for piece in HttpSource(line, self._base).read(path):
+                data += piece
+                if len(data) > MAX_DOCUMENT:
+                    raise RefusedError(f"{path}: endless, at most {MAX_DOCUMENT} bytes")
         return data
 
 
@@ -280,15 +292,14 @@ def run_cache(
     """
     try:
         verify = ssl.create_default_context(cafile=str(ca)) if ca else ssl.create_default_context()
-        with httpx.Client(verify=verify, timeout=UPSTREAM_S, trust_env=False) as client:
-            behind = HttpUpstream(upstream, client)
-            blobs = BlobCache(directory, max_bytes, behind)
-            with CacheServer(place, blobs, Documents(behind.document)) as server:
-                log.info("cache serves", extra={"port": server.server_address[1]})
-                worker = threading.Thread(target=server.serve_forever, name="cache", daemon=True)
-                worker.start()
-                until()
-                server.shutdown()
+        behind = HttpUpstream(upstream, lambda: Connection(verify, timeout_s=UPSTREAM_S))
+        blobs = BlobCache(directory, max_bytes, behind)
+        with CacheServer(place, blobs, Documents(behind.document)) as server:
+            log.info("cache serves", extra={"port": server.server_address[1]})
+            worker = threading.Thread(target=server.serve_forever, name="cache", daemon=True)
+            worker.start()
+            until()
+            server.shutdown()
     except OSError as error:
         raise AgentError(
             f"no cache in {directory} at {place[0]}:{place[1]}: {error.strerror or error}",

@@ -212,8 +212,7 @@ def check_source(url: str, identity: Identity, now: Callable[[], datetime]) -> C
     import wildflower.client.lean  # noqa: F401  first: what follows imports httpx
 
     # isort: split
-    import httpx
-
+    from wildflower.ota.release.connection import Connection
     from wildflower.ota.release.fetch import ReleaseClient
 
     name, context = f"source {url}", identity.ssl_context()
@@ -222,7 +221,7 @@ def check_source(url: str, identity: Identity, now: Callable[[], datetime]) -> C
             Path(empty),
             identity.root,
             (url,),
-            lambda: httpx.Client(verify=context, timeout=ONLINE_S, trust_env=False),
+            lambda: Connection(context, timeout_s=ONLINE_S),
             now,
             wait=lambda _: None,
         )

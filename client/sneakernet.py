@@ -16,14 +16,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-import httpx
-
 from wildflower.client.agent import report_of
 from wildflower.client.config import load_config
 from wildflower.client.daemon import alone, clock, system_clock
 from wildflower.client.errors import AgentError
 from wildflower.client.identity import Identity
-from wildflower.client.parcel_transport import SOURCE, ParcelTransport
+from wildflower.client.parcel_line import SOURCE, ParcelLine
 from wildflower.client.policy import load_policy
 from wildflower.client.spool import Spool
 from wildflower.client.updates import Updates
@@ -232,7 +230,7 @@ def _switched_on(
             directory / "tuf",
             identity.root,
             (SOURCE,),
-            lambda: httpx.Client(transport=ParcelTransport(parcel)),
+            lambda: ParcelLine(parcel),
             now,
             wait=lambda _: None,  # what a file has not now it will not have in a second
         )

@@ -9,7 +9,7 @@ of it. The standard library's takes a tenth of that.
 
 No redirects, no proxies, no cookies, no retries. A connection that lay idle is looked at before it
 is used again: a server that has hung up meanwhile costs a new connection, not a failed request.
-Errors are httpx's, whose words those who read from here know (`ota.release.patience`).
+What of httpx stays is its errors (`ota.release.http`).
 
 Source: RFC 9110 and RFC 9112, as `http.client` reads them.
 """
@@ -28,11 +28,17 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from wildflower.ota.release.http import LateError
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK: Final = 1 << 16  # bytes
 LEFT_OVER: Final = 1 << 12  # bytes of a body that are read to the end to keep the connection
+HEADERS_S: Final = 60.0
+"""Seconds for the headers of an answer; a satellite's need less than five. Each wait for bytes is
+bounded, too, but their sum is not: a byte of a header every 29 seconds would hold a device for
+weeks, and no chunk of a body ever comes at which somebody could look at the clock."""
 SAFE: Final = "/%:@!$&'()*+,;=~"
 """What stays as it is in a path: what RFC 3986 allows there, and what is quoted already."""
 USER_AGENT: Final = "wildflower"
@@ -47,11 +53,7 @@ class Place:
     port: int
 
 
-class LateError(httpx.ReadTimeout):
-    """The headers of an answer did not come in time."""
-
-
-class Answer:
+class Received:
     """A server's answer, whose body is read as it is wanted.
 
     Attributes:
@@ -91,11 +93,15 @@ class Connection:
     Args:
         context: Of TLS; None where nothing is asked for over TLS.
         timeout_s: Seconds that each wait may take: for a connection, for a piece of an answer.
+        headers_s: Seconds in which the headers of an answer must have come, dripped or not.
     """
 
-    def __init__(self, context: ssl.SSLContext | None, *, timeout_s: float) -> None:
+    def __init__(
+        self, context: ssl.SSLContext | None, *, timeout_s: float, headers_s: float = HEADERS_S
+    ) -> None:
         self._context = context
         self._timeout_s = timeout_s
+        self._headers_s = headers_s
         self._connection: http.client.HTTPConnection | None = None
         self._place: Place | None = None
 
@@ -112,31 +118,28 @@ class Connection:
             self._connection = None
 
     @contextmanager
-    def get(
-        self, url: str, headers: Mapping[str, str], *, within_s: float = 60.0
-    ) -> Iterator[Answer]:
+    def get(self, url: str, headers: Mapping[str, str]) -> Iterator[Received]:
         """Ask for a URL; the answer is there when its headers are.
 
         Args:
             url: With http or https.
             headers: Beside Host and User-Agent.
-            within_s: Seconds in which the headers must have come, dripped or not.
 
         Raises:
-            LateError: They have not.
+            LateError: They have not come in time.
             httpx.HTTPError: It could not be had.
             httpx.InvalidURL: Not an address.
         """
         place, target = parsed(url)
-        deadline = _Deadline(time.monotonic() + within_s, self._timeout_s)
+        deadline = _Deadline(time.monotonic() + self._headers_s, self._timeout_s)
         try:
-            with _translated(lambda: deadline.is_over, f"no headers within {within_s:g} s"):
+            with _translated(lambda: deadline.is_over, f"no headers within {self._headers_s:g} s"):
                 connection = self._connected(place)
                 connection.response_class = deadline.response  # type: ignore[assignment]  # is called
                 connection.request("GET", target, headers={"User-Agent": USER_AGENT, **headers})
                 response = connection.getresponse()
                 deadline.end()
-            answer = Answer(url, response)
+            answer = Received(url, response)
         except BaseException:
             self.close()
             raise
@@ -145,7 +148,7 @@ class Connection:
         finally:
             self._let_go(answer)
 
-    def _let_go(self, answer: Answer) -> None:
+    def _let_go(self, answer: Received) -> None:
         """Keep the connection if nothing, or little, of the answer is left on it."""
         with suppress(httpx.HTTPError):
             if 0 < (answer.response.length or 0) <= LEFT_OVER:

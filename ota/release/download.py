@@ -49,8 +49,8 @@ from wildflower.ota.errors import (
 from wildflower.ota.release.answers import ContentRange, retry_after_s
 from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.files import make_directory, sync_directory
+from wildflower.ota.release.http import Answer, LateError, Line
 from wildflower.ota.release.manifest import FileEntry
-from wildflower.ota.release.patience import Answer, Http, Patience
 
 SYNC_EVERY: Final = 1 << 20  # bytes
 TRIES: Final = 6
@@ -138,18 +138,16 @@ class Download:
         surroundings: Waiting, drawing, free space, time.
         refusals: What sources were refused for; appended to.
         budget: Counts the bytes that come; None for no limit.
-        patience: How long an answer may take to begin.
     """
 
     entry: FileEntry
     destination: Path
-    client: Http
+    client: Line
     should_stop: Callable[[], bool] = lambda: False
     on_bytes: Callable[[int], None] = lambda _: None
     surroundings: Surroundings = Surroundings()
     refusals: list[Refusal] = field(default_factory=list)
     budget: ByteBudget | None = None
-    patience: Patience = field(default_factory=Patience)
 
     @property
     def part(self) -> Path:
@@ -226,7 +224,8 @@ class Download:
             except _CutError as error:
                 idle, best = (0, self.received) if self.received > best else (idle + 1, best)
                 if idle >= TRIES or error.retry_after > LONGEST_RETRY_AFTER_S:
-                    kind = SlowError if self.patience.is_over else FetchError
+                    is_late = isinstance(error.__cause__, LateError)
+                    kind = SlowError if is_late else FetchError
                     raise kind(f"{source}: {error}, after {idle} tries") from error
                 whole = whole or isinstance(error, _WrongRangeError)
                 self._pause(idle, error.retry_after)
@@ -242,7 +241,7 @@ class Download:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         url = f"{source.rstrip('/')}/blobs/{self.entry.digest}"
         try:
-            with self.patience.get(self.client, url, headers) as response:
+            with self.client.get(url, headers) as response:
                 self._take(response, have)
         except httpx.InvalidURL as error:  # a setting's fault: no other try does better
             raise FetchError(f"{url}: {error}") from error
@@ -304,7 +303,7 @@ class Download:
     def _write(self, response: Answer, file: IO[bytes], have: int) -> None:
         synced, mark, began = have, have, self.surroundings.clock()
         try:
-            for chunk in response.iter_raw():  # no size: httpx would drop what a cut leaves over
+            for chunk in response.iter_raw():
                 if have + len(chunk) > self.entry.length:
                     self.part.unlink()
                     raise _WrongError(

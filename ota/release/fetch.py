@@ -20,8 +20,8 @@ from wildflower.ota import canonical
 from wildflower.ota.errors import FetchError, FormatError, RefusedError, ReleaseError, SlowError
 from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.download import Download, Refusal, Surroundings
+from wildflower.ota.release.http import LateError, Line
 from wildflower.ota.release.manifest import FileEntry, Release, target_path
-from wildflower.ota.release.patience import Http, Patience
 from wildflower.ota.release.software import Software, software_path
 from wildflower.ota.release.trust import Clock, NotThereError, TrustedView
 from wildflower.ota.rollout.document import RolloutDocument, document_path
@@ -47,12 +47,11 @@ class HttpSource:
     """
 
     def __init__(
-        self, client: Http, base: str, clock: Callable[[], float] = time.monotonic
+        self, client: Line, base: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.client = client
         self._base = base.rstrip("/")
         self._clock = clock
-        self._patience = Patience()
 
     def read(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of a file.
@@ -66,7 +65,7 @@ class HttpSource:
         headers = {"Accept-Encoding": "identity"}
         began = self._clock()
         try:
-            with self._patience.get(self.client, url, headers) as answer:
+            with self.client.get(url, headers) as answer:
                 if answer.status_code in (403, 404, 410):
                     raise NotThereError(f"{url}: HTTP {answer.status_code}")
                 if answer.status_code != 200:
@@ -76,7 +75,7 @@ class HttpSource:
                         raise SlowError(f"{url}: not there after {LONGEST_S:g} s")
                     yield chunk
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            kind = SlowError if self._patience.is_over else FetchError
+            kind = SlowError if isinstance(error, LateError) else FetchError
             raise kind(f"{url}: {type(error).__name__}: {error}") from error
 
 
@@ -102,7 +101,7 @@ class ReleaseClient:
         directory: Path,
         root: bytes,
         sources: Sequence[str],
-        http: Callable[[], Http],
+        http: Callable[[], Line],
         now: Clock,
         *,
         wait: Callable[[float], object] = time.sleep,
@@ -117,7 +116,7 @@ class ReleaseClient:
         self._http = http
         self._now = now
         self._surroundings = Surroundings(wait=wait, draw=draw, now=now)
-        self._kept: Http | None = None
+        self._kept: Line | None = None
         self._promised: dict[str, str] = {}
         self._documents: dict[str, bytes] = {}
         self._views: dict[str, tuple[HttpSource, TrustedView]] = {}
@@ -303,14 +302,14 @@ class ReleaseClient:
         raise kind(f"{target}: no source had it: " + "; ".join(failures))
 
     @contextmanager
-    def _client(self) -> Iterator[Http]:
+    def _client(self) -> Iterator[Line]:
         if self._kept is not None:
             yield self._kept
             return
         with self._http() as client:
             yield client
 
-    def _view(self, source: str, client: Http) -> TrustedView:
+    def _view(self, source: str, client: Line) -> TrustedView:
         if source in self._views:
             http, view = self._views[source]
             http.client = client

@@ -4,9 +4,11 @@ import gzip
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests import update_fakes
 from tests.attacks.bench import (
     METADATA,
     TIMESTAMP,
@@ -29,7 +31,7 @@ from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
 
 from wildflower.ota.errors import RefusedError, SlowError
 from wildflower.ota.release import fetch, signing
-from wildflower.ota.release.patience import Patience
+from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.repository import Changes
 
 FAR = 2**31 - 1
@@ -112,7 +114,8 @@ def test_metadata_that_drips(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_headers_that_never_come(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Patience.__init__, "__defaults__", (0.1,))  # seconds
+    made = partial(Connection, headers_s=0.1)
+    monkeypatch.setattr(update_fakes, "Connection", made)
     with silent() as url:
         refused(bench, url, r"no headers within 0\.1 s", error=SlowError)
     monkeypatch.undo()

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.client_fakes import FakeServer, until
+from tests.ota_fakes import FaultServer
 from tests.update_fakes import Kit, blobs_asked, offer
 
 from wildflower.cli import main
@@ -34,6 +35,7 @@ from wildflower.client.errors import AgentError
 from wildflower.client.identity import Identity
 from wildflower.ota.device.report import Outcome
 from wildflower.ota.errors import FetchError, OtaError, RefusedError, StorageError
+from wildflower.ota.release.connection import Connection
 from wildflower.ota.release.trust import NotThereError
 
 ONE, TWO, THREE = (letter * 300_000 for letter in (b"1", b"2", b"3"))
@@ -265,17 +267,16 @@ def kit(server: FakeServer, tmp_path: Path) -> Kit:
 def serving(kit: Kit, server: FakeServer, tmp_path: Path) -> Iterator[str]:
     """Run a cache before the server; yield its URL."""
     context = Identity.load(kit.directory).ssl_context()
-    with httpx.Client(verify=context, timeout=10, trust_env=False) as client:
-        behind = HttpUpstream(server.url, client)
-        blobs = BlobCache(tmp_path / "cache", 10_000_000, behind)
-        with CacheServer(("127.0.0.1", 0), blobs, Documents(behind.document)) as found:
-            worker = threading.Thread(
-                target=found.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-            )
-            worker.start()
-            yield f"http://127.0.0.1:{found.server_address[1]}"
-            found.shutdown()
-            worker.join()
+    behind = HttpUpstream(server.url, lambda: Connection(context, timeout_s=10))
+    blobs = BlobCache(tmp_path / "cache", 10_000_000, behind)
+    with CacheServer(("127.0.0.1", 0), blobs, Documents(behind.document)) as found:
+        worker = threading.Thread(
+            target=found.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
+        worker.start()
+        yield f"http://127.0.0.1:{found.server_address[1]}"
+        found.shutdown()
+        worker.join()
 
 
 def test_a_second_device_costs_the_uplink_no_blob(
@@ -352,12 +353,16 @@ def test_ranges_heads_and_strange_paths_over_http(
         assert client.get(path).content == data
 
 
-def test_an_endless_document_is_not_read_to_its_end() -> None:
-    def endless(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=(bytes(100_000) for _ in range(10**6)))
+class Large:
+    """Has more at each path than a cache may read."""
 
-    with httpx.Client(transport=httpx.MockTransport(endless)) as client:
-        behind = HttpUpstream("http://behind", client)
+    def read(self, _: str) -> bytes:
+        return bytes(MAX_DOCUMENT + 1)
+
+
+def test_an_endless_document_is_not_read_to_its_end() -> None:
+    with FaultServer(Large(), unframed=True) as upstream:
+        behind = HttpUpstream(upstream.url, lambda: Connection(None, timeout_s=10))
         with pytest.raises(RefusedError, match=str(MAX_DOCUMENT)):
             behind.document("tuf/metadata/timestamp.json")
         with pytest.raises(FetchError, match="no bytes"):

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from tests.ota_fakes import GROUP, Origin
 from tests.server_base_fakes import FakeDevice, today
 
-from wildflower.client.parcel_transport import SOURCE, ParcelTransport
+from wildflower.client.parcel_line import SOURCE, ParcelLine
 from wildflower.ota import canonical
 from wildflower.ota.device import owed
 from wildflower.ota.device.owed import Owed
@@ -71,7 +70,7 @@ def test_a_fresh_device_finds_all_it_needs_in_a_bundle(
         tmp_path / "cache",
         origin.root,
         [SOURCE],
-        lambda: httpx.Client(transport=ParcelTransport(parcel)),
+        lambda: ParcelLine(parcel),
         today,
     )
     document = device.rollout(GROUP)

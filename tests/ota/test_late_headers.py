@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.certificates import self_signed
 
 from wildflower.ota.release.connection import Connection
-from wildflower.ota.release.patience import Http, Patience
+from wildflower.ota.release.http import LateError
 
 SOON_S = 0.3
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -60,8 +59,8 @@ def never(connection: socket.socket, _: int) -> None:
     connection.recv(1)
 
 
-def ask(patience: Patience, client: Http, url: str) -> bytes:
-    with patience.get(client, url, {}) as answer:
+def ask(line: Connection, url: str) -> bytes:
+    with line.get(url, {}) as answer:
         return b"".join(answer.iter_raw())
 
 
@@ -69,20 +68,10 @@ def ask(patience: Patience, client: Http, url: str) -> bytes:
 def test_headers_that_do_not_come_end_the_request(answer: Answer) -> None:
     with (
         serving(answer) as url,
-        httpx.Client(trust_env=False, timeout=60) as client,
-        pytest.raises(httpx.ReadTimeout, match=r"no headers within 0\.3 s"),
+        Connection(None, timeout_s=60, headers_s=SOON_S) as line,
+        pytest.raises(LateError, match=r"no headers within 0\.3 s"),
     ):
-        ask(Patience(SOON_S), client, url)
-
-
-def test_a_device_s_own_connection_is_ended_too_and_known_to_be() -> None:
-    patience = Patience(SOON_S)
-    with serving(drip_from_the_second_on) as url, Connection(None, timeout_s=60) as client:
-        assert ask(patience, client, url) == b"ok"
-        assert not patience.is_over
-        with pytest.raises(httpx.ReadTimeout, match=r"no headers within 0\.3 s"):
-            ask(patience, client, url)
-        assert patience.is_over
+        ask(line, url)
 
 
 def test_behind_tls_too(tmp_path: Path) -> None:
@@ -92,36 +81,17 @@ def test_behind_tls_too(tmp_path: Path) -> None:
     trust = ssl.create_default_context(cafile=str(certificate))
     with (
         serving(drip, context) as url,
-        httpx.Client(trust_env=False, verify=trust) as client,
-        pytest.raises(httpx.ReadTimeout, match="no headers within"),
+        Connection(trust, timeout_s=60, headers_s=SOON_S) as line,
+        pytest.raises(LateError, match="no headers within"),
     ):
-        ask(Patience(SOON_S), client, url)
+        ask(line, url)
 
 
-def test_a_connection_that_is_used_again_is_known_still() -> None:
-    with serving(drip_from_the_second_on) as url, httpx.Client(trust_env=False) as client:
-        patience = Patience(SOON_S)
-        assert ask(patience, client, url) == b"ok"
-        with pytest.raises(httpx.ReadTimeout, match="no headers within"):
-            ask(patience, client, url)
-
-
-def test_other_errors_stay_what_they_are() -> None:
-    with httpx.Client(trust_env=False) as client, pytest.raises(httpx.ConnectError):
-        ask(Patience(), client, "http://127.0.0.1:1")
-
-
-def test_nothing_is_cut_that_nobody_has_connected_to() -> None:
-    Patience()._end()
-
-
-def test_a_connection_that_is_gone_is_not_cut_again() -> None:
-    patience = Patience()
-
-    def leave(connection: socket.socket, _: int) -> None:
-        connection.sendall(WHOLE)
-        connection.shutdown(socket.SHUT_RDWR)
-
-    with serving(leave) as url, httpx.Client(trust_env=False) as client:
-        assert ask(patience, client, url) == b"ok"
-    patience._end()
+def test_on_a_connection_that_is_used_again_too() -> None:
+    with (
+        serving(drip_from_the_second_on) as url,
+        Connection(None, timeout_s=60, headers_s=SOON_S) as line,
+    ):
+        assert ask(line, url) == b"ok"
+        with pytest.raises(LateError, match="no headers within"):
+            ask(line, url)
