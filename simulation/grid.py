@@ -8,6 +8,7 @@ Nodes can be made to die at a message of some type, before or after they handled
 """
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, unique
@@ -94,6 +95,10 @@ class InProcessGrid(OwnGrid):
         self._ids = itertools.count(1)
         self._waiting: dict[str, Message] = {}
         self._dead: set[int] = set()
+        # Several threads may ask, as grouped rounds do; nodes are called one at a time. numpy reads
+        # an array's header as Python, and CPython before 3.11.8 fails at times when two threads do
+        # so at once (gh-106905).
+        self._turn = threading.Lock()
 
     def is_gone(self, node: int) -> bool:
         """Tell whether a node is dead."""
@@ -163,7 +168,8 @@ class InProcessGrid(OwnGrid):
     def _called(self, node: int, message: Message) -> Message:
         own = with_content(message, _isolated(message.content))
         try:
-            return self._apps[node](own, self._contexts[node])
+            with self._turn:
+                return self._apps[node](own, self._contexts[node])
         except Exception as error:  # noqa: BLE001  # as Flower's SuperNode does with a user's app
             return Message(Error(RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
 

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK: Final = 1 << 16  # bytes
-LEFT_OVER: Final = 1 << 12  # bytes of a body that are read to the end to keep the connection
+LEFT_OVER: Final = 1 << 12
+"""Bytes of a body nobody wants that are read to its end, to keep the connection for what follows;
+a page that says 404 has fewer."""
+LEFT_OVER_S: Final = 0.5
+"""Seconds that this may take: who drips is hung up on."""
 HEADERS_S: Final = 60.0
 """Seconds for the headers of an answer; a satellite's need less than five. Each wait for bytes is
 bounded, too, but their sum is not: a byte of a header every 29 seconds would hold a device for
@@ -146,6 +150,7 @@ class Connection:
         try:
             yield answer
         finally:
+            deadline.begin(LEFT_OVER_S)
             self._let_go(answer)
 
     def _let_go(self, answer: Received) -> None:
@@ -219,6 +224,10 @@ class _Deadline:
     def is_over(self) -> bool:
         """Whether it has passed."""
         return self._moment is not None and time.monotonic() >= self._moment
+
+    def begin(self, seconds: float) -> None:
+        """Bound all waits from now on together."""
+        self._moment = time.monotonic() + seconds
 
     def end(self) -> None:
         """Bound each wait alone from now on."""

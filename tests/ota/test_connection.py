@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -123,6 +124,17 @@ def test_little_that_nobody_read_is_read_and_much_ends_the_connection(
             with pytest.raises(LookupError), line.get(peer.url, {}) as found:
                 raise LookupError(found.status_code)
     assert peer.connections == connections
+
+
+def test_what_is_left_over_and_does_not_come_is_not_waited_for() -> None:
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 100\r\n\r\nsome"
+    with serving(answer) as peer, Connection(None, timeout_s=60) as line:
+        began = time.monotonic()
+        for _ in range(2):
+            with line.get(peer.url, {}) as found:
+                assert found.status_code == 404
+        assert time.monotonic() - began < 30
+    assert peer.connections == 2
 
 
 def test_bodies_end_with_their_frame_or_their_connection() -> None:

@@ -1,5 +1,8 @@
 """The in-process grid: what a Flower grid promises, and how its nodes die."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -30,6 +33,25 @@ def test_a_reply_is_given_out_once() -> None:
     ids = list(grid.push_messages([asked(10)]))
     assert len(list(grid.pull_messages(ids))) == 1
     assert list(grid.pull_messages(ids)) == []
+
+
+def test_threads_that_ask_at_once_get_their_own_answers_one_node_at_a_time() -> None:
+    inside, most = [0], []
+
+    def counts(message: Message, context: Context) -> Message:
+        inside[0] += 1
+        time.sleep(0.001)  # a moment in which another thread would come in
+        most.append(inside[0])
+        inside[0] -= 1
+        return Message(message.content, reply_to=message)
+
+    grid = InProcessGrid(dict.fromkeys(range(10, 26), counts))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(
+            pool.map(lambda node: list(grid.send_and_receive([asked(node)])), range(10, 26))
+        )
+    assert [reply.metadata.src_node_id for [reply] in found] == list(range(10, 26))
+    assert set(most) == {1}
 
 
 def test_what_a_node_does_to_its_message_no_other_sees() -> None:
