@@ -240,6 +240,7 @@ def _fit_in(command: click.Command) -> None:
     """
     command.params = [p for p in command.params if p.name not in COMPLETION]
     _restore_help(command)
+    vars(command)["format_arguments"] = lambda *_: None  # typer's options hold them; click 8.5 too
     command.context_class = PlainContext
     if isinstance(command, typer.core.TyperCommand | typer.core.TyperGroup):
         command.rich_markup_mode = None
