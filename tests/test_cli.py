@@ -266,8 +266,9 @@ def test_ctrl_c_exits_130_without_a_traceback() -> None:
         "main(['fake'])"
     )
     root = Path(__file__).parents[1]
+    heeding = ["env", "--default-signal=INT"]  # a shell's background jobs begin without Ctrl-C
     with subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*heeding, sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
