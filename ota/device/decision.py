@@ -332,7 +332,7 @@ def version_key(version: str) -> tuple[int, ...]:
         >>> version_key("2.0") == version_key("2")
         True
     """
-    found = re.match(r"\d+(?:\.\d+)*", version)
+    found = re.match(r"\d{1,18}(?:\.\d{1,18})*", version)  # int() refuses 4301 digits and more
     numbers = [int(part) for part in found.group().split(".")] if found else []
     while numbers and numbers[-1] == 0:
         numbers.pop()

@@ -355,3 +355,7 @@ def test_a_document_beyond_the_signed_ramp_is_told_unless_clocks_may_differ() ->
     assert decision.overreach(document(release), release, NOON + timedelta(days=1)) == ""
     assert decision.overreach(document(release, permille=50), release, NOON) == ""
     assert decision.overreach(document(release, order=Order.PAUSE), release, NOON) == ""
+
+
+def test_a_version_of_any_length_is_compared() -> None:
+    assert decision.version_key("9" * 5000) > decision.version_key("1.20")
