@@ -23,6 +23,8 @@ KIND: Final = "wildflower.round-record"
 EPSILON: Final = "dp_epsilon"
 """Metric of a round: what its training has spent so far, at the round's delta."""
 DELTA: Final = "dp_delta"
+MOST: Final = 1_000_000_000
+"""Devices of a round, and rounds of a training: far more than there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ class RoundRecord:
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise FormatError(f"round record: {error!r}") from error
-        if record.number < 1 or not 1 <= record.survivors <= record.cohort:
+        counts = 1 <= record.survivors <= record.cohort <= MOST
+        if not (counts and 1 <= record.number <= MOST):
             raise FormatError(
                 f"round record: round {record.number}, {record.survivors} of {record.cohort}"
             )
