@@ -85,7 +85,7 @@ def content_of(origin: Origin, role: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("role", FILES)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_metadata_that_is_signed_and_twisted_is_believed_or_refused_by_name(
     origin: Origin, role: str, data: st.DataObject
@@ -98,7 +98,7 @@ def test_metadata_that_is_signed_and_twisted_is_believed_or_refused_by_name(
 
 
 @pytest.mark.parametrize("role", FILES)
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_metadata_that_is_damaged_is_believed_or_refused_by_name(
     origin: Origin, role: str, data: st.DataObject

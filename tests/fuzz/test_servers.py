@@ -68,7 +68,7 @@ HEADERS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     st.binary(max_size=300)
     | st.builds(
@@ -90,7 +90,7 @@ def test_whatever_comes_to_the_cache_the_next_device_is_served(cache: int, data:
     assert (answer.status_code, answer.content) == (200, b"{}")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(["a.hold", "b", ".hold", "x.json", "a.lock"]),
     data=st.binary(max_size=200)

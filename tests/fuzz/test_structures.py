@@ -16,7 +16,7 @@ def test_a_parser_understands_what_fuzzing_begins_with(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", targets())
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_comes_a_parser_answers_by_name(name: str, data: st.DataObject) -> None:
     target = targets()[name]
