@@ -5,7 +5,7 @@ from typing import Protocol
 
 from wildflower.client.acceptance import Statements
 from wildflower.client.fetcher import Releases
-from wildflower.ota.release.download import Refusal
+from wildflower.ota.release.asking import Refusal
 from wildflower.ota.release.manifest import Release
 from wildflower.ota.release.software import Software
 

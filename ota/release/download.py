@@ -41,12 +41,12 @@ from wildflower.ota.errors import (
     BudgetError,
     FetchError,
     RefusedError,
-    ReleaseError,
     SlowError,
     StoppedError,
     StorageError,
 )
 from wildflower.ota.release.answers import ContentRange, retry_after_s
+from wildflower.ota.release.asking import Asking, Refusal
 from wildflower.ota.release.budget import ByteBudget
 from wildflower.ota.release.files import make_directory, sync_directory
 from wildflower.ota.release.http import Answer, LateError, Line
@@ -66,32 +66,6 @@ SLOW_AFTER_S: Final = 30.0
 PASSING: Final = frozenset({408, 425, 429})
 """Client errors that a later try may not meet again."""
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What a source served and what was wrong with it.
-
-    Attributes:
-        source: Base URL of the source.
-        target: What was asked for: a target path or the name of a file.
-        reason: A sentence with what was found and what was expected.
-    """
-
-    source: str
-    target: str
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        """Who served what and what was wrong with it, each said once.
-
-        Example:
-            >>> Refusal("http://one", "model.onnx", "model.onnx: wrong digest").sentence
-            'http://one served model.onnx: wrong digest'
-        """
-        reason = self.reason.removeprefix(f"{self.source} served ")
-        return f"{self.source} served {self.target}: {reason.removeprefix(self.target + ': ')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,25 +146,17 @@ class Download:
         """
         if self._is_there():
             return
-        failures: list[str] = []
-        kind: type[ReleaseError] = FetchError
+        asking = Asking(self.entry.name, self.refusals)
         for source in sources:
             try:
                 self._from_source(source)
-            except RefusedError as error:
-                self.refusals.append(Refusal(source, self.entry.name, str(error)))
-                failures.append(str(error))
-                kind = RefusedError
             except (StoppedError, BudgetError):
                 raise
-            except FetchError as error:
-                failures.append(str(error))
-                if isinstance(error, SlowError):
-                    self.refusals.append(Refusal(source, self.entry.name, str(error)))
-                    kind = SlowError if kind is FetchError else kind
+            except (RefusedError, FetchError) as error:
+                asking.failed(source, error, str(error))
             else:
                 return
-        raise kind(f"{self.entry.name}: no source had it: " + "; ".join(failures))
+        raise asking.error()
 
     def _is_there(self) -> bool:
         """Whether the file is there; if not, fail before the first byte that would not fit."""
