@@ -4,20 +4,19 @@ It is enforced on the device, on the outgoing message and before an install; no 
 application can go around it.
 """
 
-import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from wildflower.client.settings_file import read, setting, write
-from wildflower.ota.device.acceptance import JOIN, Demands
+from wildflower.ota.device.acceptance import Demands
 from wildflower.ota.device.conditions import Metered, Rules, Window
 from wildflower.ota.errors import FormatError
+from wildflower.ota.release.manifest import HEX_DIGEST, PLAIN_NAME, SIGNERS
+from wildflower.ota.release.method import JOIN
 
 FILE: Final = "policy.toml"
-ROLES: Final = ("auto", "approved")
-DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 UNITS: Final = ("device", "example")
 
 
@@ -68,7 +67,7 @@ class Policy:
     release: tuple[str, ...] = setting(
         ("auto",),
         'list out of "auto", "approved"',
-        lambda v: bool(v) and all(role in ROLES for role in v),
+        lambda v: bool(v) and all(role in SIGNERS for role in v),
         about="Who may sign what this device installs",
     )
     min_cohort: int = setting(
@@ -77,13 +76,13 @@ class Policy:
     helpers: tuple[str, ...] = setting(
         (),
         "list of at most 8 digests, 64 hex digits each; none: no one-shot rounds",
-        lambda v: len(v) <= 8 and all(isinstance(one, str) and DIGEST.fullmatch(one) for one in v),
+        lambda v: _are_texts(v, 8, HEX_DIGEST.fullmatch),
         about="Digests of the helpers of one-shot rounds, all of which must take part",
     )
     key_holder: str = setting(
         "",
         'a digest of 64 hex digits, or "" for no homomorphic rounds',
-        lambda v: not v or bool(DIGEST.fullmatch(v)),
+        lambda v: not v or bool(HEX_DIGEST.fullmatch(v)),
         about="Digest of the key holder of homomorphic rounds",
     )
     max_epsilon_per_month: float = setting(
@@ -113,7 +112,7 @@ class Policy:
     software: tuple[str, ...] = setting(
         (),
         "list of at most 16 plain names; none: the role software is refused",
-        lambda v: len(v) <= 16 and all(isinstance(one, str) and PLAIN.fullmatch(one) for one in v),
+        lambda v: _are_texts(v, 16, PLAIN_NAME.fullmatch),
         about="Lines of software that the handlers of this device install",
     )
     delta_fetch: str = setting(
@@ -163,7 +162,7 @@ class Policy:
         (),
         'list of at most 32 combinations of `wildflower strategies ls`, such as "secagg+fedavg"; '
         "none: any",
-        lambda v: len(v) <= 32 and all(isinstance(one, str) and _is_known(one) for one in v),
+        lambda v: _are_texts(v, 32, _is_known),
         about="How a release may have been made",
     )
 
@@ -191,6 +190,10 @@ def load_policy(directory: Path) -> Policy:
 def save_policy(policy: Policy, directory: Path) -> None:
     """Write a device's policy."""
     write(policy, directory / FILE)
+
+
+def _are_texts(found: Sequence[object], most: int, allows: Callable[[str], object]) -> bool:
+    return len(found) <= most and all(isinstance(one, str) and allows(one) for one in found)
 
 
 def _is_known(combination: str) -> bool:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final, Self
 from wildflower.ota import canonical
 from wildflower.ota.device.decision import Shortcoming
 from wildflower.ota.errors import FormatError, ProvenanceError
+from wildflower.ota.release.method import JOIN
 
 if TYPE_CHECKING:  # it needs libraries for signatures, which a device without demands goes without
     from wildflower.ota.release.statement import Provenance
 
 KIND: Final = "wildflower.rejection"
-JOIN: Final = "+"
 AGAIN: Final = timedelta(days=1)
 """After it a release that was not accepted is looked at once more: its statement may be new."""
 

@@ -26,14 +26,12 @@ from wildflower.ota.device.machine import (
 from wildflower.ota.device.opsets import highest_opset
 from wildflower.ota.device.profile import SelfReport
 from wildflower.ota.device.report import Outcome
-from wildflower.ota.release.manifest import FILE_ROLES, PLAIN_NAME, Release, Requirement
+from wildflower.ota.release.manifest import FILE_ROLES, PLAIN_NAME, SIGNERS, Release, Requirement
 from wildflower.ota.rollout.admission import is_admitted
 from wildflower.ota.rollout.document import Order, RolloutDocument
 
 MANIFEST: Final = "manifest.json"
 """The name that a slot keeps for the manifest itself."""
-ROLES: Final = ("auto", "approved")
-"""Roles that sign releases."""
 CLOCKS_DIFFER: Final = timedelta(days=1)
 FIRST_RETRY: Final = timedelta(minutes=5)
 LAST_RETRY: Final = timedelta(days=1)
@@ -237,12 +235,12 @@ def forgery(document: RolloutDocument) -> str:
 
     The online key chooses among a group's releases; one that was stolen may try something else.
     """
-    role, *rest = document.release_path.removeprefix("models/").split("/")
-    is_ours = role in ROLES and rest[:-1] == [document.target_group]
-    if is_ours and PLAIN_NAME.fullmatch(rest[-1]) and document.release_path[:7] == "models/":
+    path = document.release_path
+    is_ours = role_of(path) in SIGNERS and path.split("/")[2] == document.target_group
+    if is_ours and PLAIN_NAME.fullmatch(path.rpartition("/")[2]):
         return ""
     return (
-        f"rollout {document.rollout} names {document.release_path[:200]!r}, "
+        f"rollout {document.rollout} names {path[:200]!r}, "
         f"expected a release of {document.target_group}"
     )
 

@@ -17,20 +17,18 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import httpx
 
 from wildflower.ota import canonical
-from wildflower.ota.errors import FetchError, FormatError, RefusedError, ReleaseError, SlowError
+from wildflower.ota.errors import FetchError, FormatError, RefusedError, SlowError
+from wildflower.ota.release.asking import Asking, Refusal
 from wildflower.ota.release.budget import ByteBudget
-from wildflower.ota.release.download import Download, Refusal, Surroundings
+from wildflower.ota.release.download import Download, Surroundings
 from wildflower.ota.release.http import LateError, Line
-from wildflower.ota.release.manifest import FileEntry, Release, target_path
+from wildflower.ota.release.manifest import SIGNERS, FileEntry, Release, target_path
 from wildflower.ota.release.software import Software, software_path
 from wildflower.ota.release.trust import Clock, NotThereError, TrustedView
 from wildflower.ota.rollout.document import RolloutDocument, document_path
 
 if TYPE_CHECKING:
     from wildflower.ota.release.statement import Provenance
-
-ROLES: Final = ("auto", "approved")
-"""Who may sign models: the release signer, and k of n people."""
 
 T = TypeVar("T")
 
@@ -175,7 +173,7 @@ class ReleaseClient:
         return document
 
     def release(
-        self, path: str, *, accepted: Collection[str] = ROLES, expected: str = ""
+        self, path: str, *, accepted: Collection[str] = SIGNERS, expected: str = ""
     ) -> Release:
         """Return the release at a target path.
 
@@ -284,22 +282,16 @@ class ReleaseClient:
 
     def _ask(self, target: str, read: Callable[[TrustedView], T]) -> T:
         """Read from the first source whose metadata verifies, those that have verified first."""
-        failures: list[str] = []
-        kind: type[ReleaseError] = FetchError
+        asking = Asking(target, self.refusals)
         for source in sorted(self._sources, key=lambda source: source not in self._views):
             try:
                 with self._client() as client:
                     return read(self._view(source, client))
             except RefusedError as error:
-                self.refusals.append(Refusal(source, target, str(error)))
-                failures.append(f"{source} served {error}")
-                kind = RefusedError
+                asking.failed(source, error, f"{source} served {error}")
             except FetchError as error:
-                failures.append(f"{source}: {error}")
-                if isinstance(error, SlowError):
-                    self.refusals.append(Refusal(source, target, str(error)))
-                    kind = SlowError if kind is FetchError else kind
-        raise kind(f"{target}: no source had it: " + "; ".join(failures))
+                asking.failed(source, error, f"{source}: {error}")
+        raise asking.error()
 
     @contextmanager
     def _client(self) -> Iterator[Line]:

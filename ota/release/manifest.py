@@ -23,6 +23,8 @@ PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_FILE: Final = 2**31  # bytes; what ONNX itself can hold in one protobuf file
 NO_PROBATION: Final = ("probation_s", 0)
 MAX_DELTAS: Final = 5  # more would make every device read what a few of them need
+SIGNERS: Final = ("auto", "approved")
+"""Roles that may sign releases: the release signer, and k of n people."""
 FILE_ROLES: Final = ("model", "golden", "baseline")
 """What a slot holds: the model, the inputs and outputs of its trial, the edges of its summaries."""
 

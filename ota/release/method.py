@@ -14,6 +14,8 @@ from typing import Any, Final, Self
 from wildflower.ota.errors import FormatError
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+JOIN: Final = "+"
+"""Between the names of a combination."""
 NO_MECHANISM: Final = "none"
 UNITS: Final = ("device", "example")
 
@@ -43,7 +45,7 @@ class Method:
     def __str__(self) -> str:
         """Return it as combinations are written, such as "secagg+central+fedavg"."""
         mechanism = [] if self.mechanism == NO_MECHANISM else [self.mechanism]
-        return "+".join([self.protection, *mechanism, self.algorithm])
+        return JOIN.join([self.protection, *mechanism, self.algorithm])
 
     def to_document(self) -> dict[str, str]:
         """Return it as a part of a document."""

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from tuf.api.metadata import TargetFile
+
 from wildflower.ota import canonical
 from wildflower.ota.errors import FetchError, RefusedError, SigningError
 from wildflower.ota.release import signing
@@ -146,13 +148,7 @@ class Repository:
             SigningError: There is no such role, or a content that is signed is missing.
         """
         signed = signing.read_targets(self.current(role)).signed.targets
-        return {path: self._target(path, one.hashes["sha256"]) for path, one in signed.items()}
-
-    def _target(self, path: str, digest: str) -> bytes:
-        try:
-            return (self._directory / TARGETS_DIR / _hashed(path, digest)).read_bytes()
-        except OSError as error:
-            raise SigningError(f"target {path} cannot be read: {error.strerror}") from error
+        return {path: self._content(path, one) for path, one in signed.items()}
 
     def target(self, role: str, path: str) -> bytes:
         """Return the content of a role's target as it is published now; b"" if it has none.
@@ -161,13 +157,7 @@ class Repository:
             SigningError: There is no such role, or its file has gone.
         """
         named = signing.read_targets(self.current(role)).signed.targets.get(path)
-        if named is None:
-            return b""
-        try:
-            file = self._directory / TARGETS_DIR / _hashed(path, named.hashes["sha256"])
-            return file.read_bytes()
-        except OSError as error:
-            raise SigningError(f"{path} cannot be read: {error.strerror}") from error
+        return self._content(path, named) if named is not None else b""
 
     def publish(
         self,
@@ -225,6 +215,13 @@ class Repository:
             (*changes.targets, *(_some_path(role) for role in _touched(changes))),
             now,
         )
+
+    def _content(self, path: str, signed: TargetFile) -> bytes:
+        file = self._directory / TARGETS_DIR / _hashed(path, signed.hashes["sha256"])
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise SigningError(f"target {path} cannot be read: {error.strerror}") from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
