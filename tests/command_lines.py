@@ -1,13 +1,24 @@
 """The commands behind the door, found by their words, and command lines parsed but not run."""
 
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
+import pytest
 from typer.main import get_command
 
-from wildflower.cli import app
+from wildflower.cli import app, main
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    """Type a command; return its JSON, whether it succeeded or not."""
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, words), "--format", "json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["success"] is (end.value.code == 0)
+    return found
 
 
 def top() -> click.Group:

@@ -4,14 +4,15 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from tests.command_lines import answer
 from tests.ota_fakes import Origin, file_entry, release_of
 
-from wildflower.cli import main
 from wildflower.ota.errors import FormatError, RefusedError, SigningError
 from wildflower.ota.release import audit
 from wildflower.ota.release.keys import APPROVED, AUTO
@@ -52,14 +53,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Type a command; return its answer, whether it succeeded or not."""
     monkeypatch.setenv("WILDFLOWER_KEY_PASSPHRASE", SECRET)
 
-    def typed(*words: str | Path) -> dict[str, Any]:
-        with pytest.raises(SystemExit) as end:
-            main([*map(str, words), "--format", "json"])
-        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
-        assert answer["success"] is (end.value.code == 0)
-        return answer
-
-    return typed
+    return partial(answer, capsys)
 
 
 def vault(origin: Origin) -> Path:

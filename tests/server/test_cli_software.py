@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.client_fakes import FakeServer
+from tests.command_lines import answer
 from tests.update_fakes import Kit, offer
 
-from wildflower.cli import main
 from wildflower.client.policy import Policy
 from wildflower.server.blobs import BlobStore
 
@@ -35,14 +36,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Type a command; return its answer, whether it succeeded or not."""
     monkeypatch.delenv("WILDFLOWER_KEY_PASSPHRASE", raising=False)
 
-    def typed(*words: str | Path) -> dict[str, Any]:
-        with pytest.raises(SystemExit) as end:
-            main([*map(str, words), "--format", "json"])
-        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
-        assert answer["success"] is (end.value.code == 0)
-        return answer
-
-    return typed
+    return partial(answer, capsys)
 
 
 @pytest.fixture
